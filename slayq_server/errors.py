@@ -1,0 +1,56 @@
+"""The server's errors.
+
+    SlayQServerError
+    ├── ConfigurationError      slay-config.json or the environment is wrong (exit 78)
+    ├── SchemaError             the database's schema is missing, newer, or was changed by hand (exit 78)
+    ├── DatabaseUnavailable     Postgres cannot be reached, or went away (exit 69)
+    ├── WorkerLost              this daemon's worker row has expired or is gone: nothing it holds may be trusted
+    ├── RequestRefused          the SQL API refused an argument (SQLSTATE class SQ0)
+    └── NotFound                what a command names does not exist (exit 3)
+
+Each message says what is wrong and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class SlayQServerError(Exception):
+    """Base of all errors that the server raises on purpose; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigurationError(SlayQServerError):
+    """The configuration file or the environment is wrong."""
+
+    exit_code = 78
+
+
+class SchemaError(SlayQServerError):
+    """The schema in the database does not fit this server."""
+
+    exit_code = 78
+
+
+class DatabaseUnavailable(SlayQServerError):
+    """Postgres cannot be reached or does not answer."""
+
+    exit_code = 69
+
+
+class WorkerLost(SlayQServerError):
+    """The worker row has expired: its leases are no longer ours."""
+
+
+class RequestRefused(SlayQServerError):
+    """The SQL API refused an argument; `sqlstate` is one of class SQ0."""
+
+    def __init__(self, message: str, sqlstate: str) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class NotFound(SlayQServerError):
+    """What was named does not exist."""
+
+    exit_code = 3
