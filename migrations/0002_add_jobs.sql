@@ -1,0 +1,462 @@
+-- Adding jobs: the checks, the single add, the bulk add, and who is woken by them.
+--
+-- Private functions carry a version in their name (_1): a later release adds _2 beside them, so that the release before
+-- runs on the newer schema. SQLSTATEs of our own are of class SQ0:
+--   SQ001 payload without a usable url or event   SQ002 too large   SQ003 job key   SQ004 job_key_mode
+--   SQ005 a number or time out of range           SQ006 queue name  SQ007 another name or text
+
+create type slayq.job_spec as (
+    identifier text,
+    payload json,
+    queue_name text,
+    run_at timestamptz,
+    max_attempts integer,
+    job_key text,
+    priority integer,
+    flags text[]
+);
+
+-- Graphile Worker's view, without payloads, and with the state and event beside it.
+create view slayq.jobs as
+select
+    job.id, job.serial_queue as queue_name, job.queue as task_identifier, job.priority, job.run_at, job.attempts,
+    job.max_attempts, job.last_error, job.created_at, job.updated_at, job.job_key as key, job.leased_at as locked_at,
+    job.worker_id::text as locked_by, job.revision, job.flags, job.state, job.event
+from slayq.job;
+
+-- The text that JavaScript prints for a JSON number, for the comparison of match values. Digits alone are the common
+-- case; the rest goes through the double.
+create function slayq._js_number_1(number text) returns text
+language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+declare
+    printed text;
+    digits text;
+    exponent integer;
+begin
+    if number ~ '^-?(0|[1-9][0-9]{0,14})$' then
+        return case when number = '-0' then '0' else number end;
+    end if;
+    begin
+        printed := number::double precision::text;
+    exception when numeric_value_out_of_range then
+        -- JSON.parse reads an overflow as Infinity and an underflow as 0.
+        return case when number ~ '[eE]-' then '0' when number like '-%' then '-Infinity' else 'Infinity' end;
+    end;
+    if printed = '-0' then
+        return '0';
+    end if;
+    if printed !~ 'e' then
+        -- Postgres turns to exponents below 1e-4, JavaScript below 1e-6; both write 0.0001 plainly.
+        return printed;
+    end if;
+    exponent := split_part(printed, 'e', 2)::integer;
+    digits := replace(ltrim(split_part(printed, 'e', 1), '-'), '.', '');
+    if exponent between -6 and -1 then
+        printed := '0.' || repeat('0', -exponent - 1) || digits;
+    elsif exponent between 0 and 20 then
+        printed := case
+            when length(digits) <= exponent + 1 then digits || repeat('0', exponent + 1 - length(digits))
+            else left(digits, exponent + 1) || '.' || substr(digits, exponent + 2)
+        end;
+    else
+        return regexp_replace(printed, 'e([+-])0*', 'e\1');
+    end if;
+    return case when number like '-%' then '-' else '' end || printed;
+end
+$$;
+
+-- What hashes a match: (event, key, value as text). Collisions are harmless: whoever looks up compares the texts again.
+create function slayq._term_1(event text, match_key text, match_value text) returns bigint
+language sql immutable parallel safe as $$
+    select pg_catalog.hashtextextended(event || E'\x1f' || match_key || E'\x1f' || match_value, 0)
+$$;
+
+-- The text of a JSON scalar as JavaScript prints it (5, true, abc); null for null, arrays and objects.
+create function slayq._scalar_text_1(value json) returns text
+language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+    select case pg_catalog.json_typeof(value)
+        when 'string' then value #>> '{}'
+        when 'number' then slayq._js_number_1(value #>> '{}')
+        when 'boolean' then value #>> '{}'
+    end
+$$;
+
+-- The match terms of a payload's data: one for each scalar member. null where there are none.
+create function slayq._match_terms_1(event text, data json) returns bigint[]
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+begin
+    if data is null or json_typeof(data) <> 'object' then
+        return null;
+    end if;
+    return (
+        select array_agg(distinct slayq._term_1(event, member.key, slayq._scalar_text_1(member.value)))
+        from json_each(data) as member
+        where json_typeof(member.value) in ('string', 'number', 'boolean')
+    );
+end
+$$;
+
+-- A copy of a payload that Postgres can look into. The json type stores \u0000 and lone surrogates as they are, but
+-- refuses to read any member of a document that has one; here, in the copy alone, they are left out.
+create function slayq._readable_1(payload json) returns json
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+begin
+    if position('\u' in payload::text) = 0 then
+        return payload;
+    end if;
+    perform payload -> 'url';
+    return payload;
+exception when untranslatable_character or invalid_text_representation then
+    return regexp_replace(
+        payload::text,
+        '(\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u0000|\\u[dD][89a-fA-F][0-9a-fA-F]{2}',
+        '\1', 'g'
+    )::json;
+end
+$$;
+
+-- Checks a payload and returns what the job row needs of it. Raises SQ001 or SQ002.
+create function slayq._inspect_payload_1(payload json, out event text, out match_terms bigint[])
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+declare
+    readable json;
+    target json;
+    url text;
+    element json;
+begin
+    if payload is null then
+        raise exception 'the job has no payload' using errcode = 'SQ001',
+            hint = 'Give a payload such as {"url": "https://app.example.com/api", "event": "shop/order", "data": {}}.';
+    end if;
+    if octet_length(payload::text) > 16777216 then
+        raise exception 'the payload has % bytes, more than the limit of 16777216', octet_length(payload::text)
+            using errcode = 'SQ002', hint = 'Store large data elsewhere and send a reference to it.';
+    end if;
+    readable := slayq._readable_1(payload);
+    target := readable;
+    if json_typeof(readable) = 'array' then
+        -- A batch job: an array of payloads that go to one url as one event.
+        target := readable -> 0;
+        if target is null or json_typeof(target) <> 'object' then
+            raise exception 'a batch payload must be an array of at least one {"url", "event", "data"} object'
+                using errcode = 'SQ001', hint = 'Send a single object for a single job.';
+        end if;
+        for element in select * from json_array_elements(readable) loop
+            if json_typeof(element) <> 'object' or element ->> 'url' is distinct from target ->> 'url'
+                or element ->> 'event' is distinct from target ->> 'event' then
+                raise exception 'the elements of a batch payload must all have the same url and event'
+                    using errcode = 'SQ001', hint = 'Add a job for each url and event.';
+            end if;
+        end loop;
+    elsif json_typeof(readable) <> 'object' then
+        raise exception 'the payload must be a JSON object, not %', json_typeof(readable) using errcode = 'SQ001',
+            hint = 'Give a payload such as {"url": "https://app.example.com/api", "event": "shop/order", "data": {}}.';
+    end if;
+    url := case when json_typeof(target -> 'url') = 'string' then target ->> 'url' end;
+    event := case when json_typeof(target -> 'event') = 'string' then target ->> 'event' end;
+    if coalesce(url, '') = '' then
+        raise exception 'the payload has no usable url' using errcode = 'SQ001',
+            hint = 'Set "url" to the http or https address of the app''s Slay Q endpoint.';
+    elsif url !~* '^https?://[^/?#\s]' then
+        raise exception 'the payload''s url is not an http or https address' using errcode = 'SQ001',
+            hint = 'Callbacks go to http:// and https:// addresses only.';
+    elsif url ~ '^[^/]*//[^/?#]*@' then
+        raise exception 'the payload''s url carries credentials' using errcode = 'SQ001',
+            hint = 'Leave user and password out of the url: callbacks are signed.';
+    elsif length(url) > 2048 or url ~ '[\s[:cntrl:]]' then
+        raise exception 'the payload''s url is longer than 2048 characters or has white space in it'
+            using errcode = 'SQ001', hint = 'Percent-encode the url, and pass data in "data".';
+    elsif coalesce(event, '') = '' then
+        raise exception 'the payload has no usable event' using errcode = 'SQ001',
+            hint = 'Set "event" to the name of the event, for example "shop/order.placed".';
+    elsif length(event) > 512 then
+        raise exception 'the event name has % characters, more than the limit of 512', length(event)
+            using errcode = 'SQ007', hint = 'Use a short name such as "shop/order.placed", and pass data in "data".';
+    end if;
+    match_terms := slayq._match_terms_1(event, target -> 'data');
+end
+$$;
+
+-- Checks everything of a job but its payload. Raises SQ003 to SQ007.
+create function slayq._check_job_1(
+    identifier text, queue_name text, run_at timestamptz, max_attempts integer, job_key text, priority integer
+) returns void language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+begin
+    if coalesce(length(identifier), 0) not between 1 and 128 then
+        raise exception 'the queue name (identifier) must have 1 to 128 characters' using errcode = 'SQ006',
+            hint = 'Use the name of a queue in slay-config.json.';
+    elsif length(queue_name) not between 1 and 512 then
+        raise exception 'the serial queue''s name (queue_name) must have 1 to 512 characters' using errcode = 'SQ006',
+            hint = 'Leave queue_name out for jobs that may run side by side.';
+    elsif length(job_key) not between 1 and 512 then
+        raise exception 'the job key must have 1 to 512 characters, not %', length(job_key) using errcode = 'SQ003',
+            hint = 'Use a short unique key, or a hash of the long one.';
+    elsif max_attempts not between 1 and 32767 then
+        raise exception 'max_attempts must be from 1 to 32767, not %', max_attempts using errcode = 'SQ005',
+            hint = 'Leave it out for the queue''s default.';
+    elsif priority not between -32768 and 32767 then
+        raise exception 'priority must be from -32768 to 32767, not %', priority using errcode = 'SQ005',
+            hint = 'Lower numbers run first; 0 is the default.';
+    elsif not isfinite(run_at) or run_at > '9999-12-31 23:59:59.999+00' then
+        raise exception 'run_at must be a time before the year 10000' using errcode = 'SQ005',
+            hint = 'Leave it out to run at once.';
+    end if;
+end
+$$;
+
+-- Wakes the daemons that sit idle: NOTIFY is sent only for a queue that a live worker says it wants, because commits
+-- that notify queue up behind one lock of the whole cluster.
+create function slayq._wake_1(wanted text[]) returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    select pg_notify('slayq', name)
+    from (select distinct unnest(wanted) as name) as candidate
+    where exists (
+        select from slayq.worker where worker.wants @> array[candidate.name] and worker.expires_at > now()
+    )
+$$;
+
+-- Wakes whoever picks the heads of serial queues, after a change that may have taken a head away: a job pending in a
+-- serial queue was changed or removed from outside. Says nothing while no serial queue has anything waiting.
+create function slayq._wake_lanes_1() returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    select slayq._wake_1(array['@lanes']) where exists (select from slayq.job where state = 'blocked')
+$$;
+
+-- The state of a job that nobody holds, and what is to be woken for it. A job of a serial queue always goes through the
+-- promoter ('scheduled', even when due), the only one to pick heads; so a caller's open transaction never holds a lane.
+create function slayq._entry_state_1(serial_queue text, run_at timestamptz) returns text
+language sql stable parallel safe as $$
+    select case when serial_queue is null and run_at <= pg_catalog.now() then 'ready' else 'scheduled' end
+$$;
+
+-- The word that wakes for a job: its queue's name when ready; '@timer' when due before the daemons' next look.
+create function slayq._wake_word_1(queue text, state text, run_at timestamptz) returns text
+language sql stable parallel safe as $$
+    select case
+        when state = 'ready' then queue
+        when run_at < pg_catalog.now() + interval '6 seconds' then '@timer'
+    end
+$$;
+
+-- Seconds to wait after attempt n, by the queue's rule (engine/backoff.py computes the same):
+-- min(max, base * factor ^ (min(n, cap) - 1)) * (1 +- jitter).
+create function slayq._backoff_1(queue_name text, attempt integer) returns interval
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    select make_interval(secs => coalesce(
+        (
+            select least(
+                coalesce(backoff_max, 'Infinity'),
+                backoff_base * power(backoff_factor, least(attempt, backoff_cap) - 1)
+            ) * (1 + backoff_jitter * (2 * random() - 1))
+            from slayq.queue where name = queue_name
+        ),
+        exp(least(attempt, 10)) * (0.9 + 0.2 * random())
+    ))
+$$;
+
+-- Adds one job. Returns its row, or null where there is nothing to show (the attempts of a failed continuation are used
+-- up, or the job it continues was cancelled).
+--
+-- A key is unique among live jobs. Lock order: the row of the key (by the insert's conflict), then its waits.
+-- The loop ends because each round either inserts, updates a row that nobody holds, or frees the key of one being delivered.
+create function slayq._add_job_1(
+    identifier text, payload json, queue_name text, run_at timestamptz, max_attempts integer, job_key text,
+    priority integer, flags text[], job_key_mode text
+) returns slayq.job language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+    key constant text := job_key;
+    mode constant text := coalesce(job_key_mode, 'replace');
+    due constant timestamptz := coalesce(run_at, now());
+    entry constant text := slayq._entry_state_1(queue_name, due);
+    -- A payload with a cache and no time is what an app sends whose step threw (protocol v1, section 3).
+    reports_failure boolean := false;
+    given_attempts constant integer := max_attempts;
+    attempts_limit integer;
+    facts record;
+    added slayq.job;
+    running slayq.job;
+begin
+    perform slayq._check_job_1(identifier, queue_name, run_at, max_attempts, job_key, priority);
+    if mode not in ('replace', 'preserve_run_at', 'unsafe_dedupe') then
+        raise exception 'job_key_mode must be replace, preserve_run_at or unsafe_dedupe, not %', quote_literal(mode)
+            using errcode = 'SQ004', hint = 'Leave it out for replace.';
+    end if;
+    select * into facts from slayq._inspect_payload_1(payload);
+    select coalesce(given_attempts, (select q.max_attempts from slayq.queue q where q.name = identifier), 25)
+    into attempts_limit;
+
+    if key is null then
+        insert into slayq.job (queue, state, priority, run_at, max_attempts, serial_queue, event, match_terms, flags, payload)
+        values (identifier, entry, coalesce(priority, 0), due, attempts_limit, queue_name, facts.event,
+                facts.match_terms, flags, payload)
+        returning * into added;
+        perform slayq._wake_1(array_remove(array[slayq._wake_word_1(identifier, entry, due)], null));
+        return added;
+    end if;
+
+    reports_failure := run_at is null and mode = 'replace' and json_typeof(payload) = 'object'
+        and slayq._readable_1(payload) -> 'cache' is not null;
+    loop
+        insert into slayq.job as old
+            (queue, state, priority, run_at, max_attempts, job_key, serial_queue, event, match_terms, flags, payload)
+        values (identifier, entry, coalesce(priority, 0), due, attempts_limit, key, queue_name, facts.event,
+                facts.match_terms, flags, payload)
+        on conflict (job_key) where job_key is not null do update set
+            revision = old.revision + 1,
+            updated_at = now(),
+            queue = case when mode = 'unsafe_dedupe' then old.queue else excluded.queue end,
+            -- A job that holds its serial queue lets go of it here: it goes through the promoter again.
+            holds = case when mode = 'unsafe_dedupe' then old.holds else false end,
+            run_at = case
+                when mode = 'unsafe_dedupe' then old.run_at
+                when mode = 'preserve_run_at' and old.attempts = 0 then old.run_at
+                when reports_failure and old.attempts > 0 then old.run_at
+                else excluded.run_at
+            end,
+            state = case
+                when mode = 'unsafe_dedupe' then old.state
+                when mode = 'preserve_run_at' and old.attempts = 0
+                    then slayq._entry_state_1(excluded.serial_queue, old.run_at)
+                when reports_failure and old.attempts > 0 then slayq._entry_state_1(excluded.serial_queue, old.run_at)
+                else excluded.state
+            end,
+            priority = case when mode = 'unsafe_dedupe' then old.priority else excluded.priority end,
+            -- The report of a failed step that comes a second time must not give the attempts back.
+            attempts = case when mode = 'unsafe_dedupe' or reports_failure then old.attempts else 0 end,
+            max_attempts = case when mode = 'unsafe_dedupe' then old.max_attempts else excluded.max_attempts end,
+            serial_queue = case when mode = 'unsafe_dedupe' then old.serial_queue else excluded.serial_queue end,
+            event = case when mode = 'unsafe_dedupe' then old.event else excluded.event end,
+            match_terms = case when mode = 'unsafe_dedupe' then old.match_terms else excluded.match_terms end,
+            flags = case when mode = 'unsafe_dedupe' then old.flags else excluded.flags end,
+            payload = case
+                when mode = 'unsafe_dedupe' then old.payload
+                when json_typeof(old.payload) = 'array' and json_typeof(excluded.payload) = 'array'
+                    then slayq._concat_1(old.payload, excluded.payload)
+                else excluded.payload
+            end,
+            patches = case when mode = 'unsafe_dedupe' then old.patches end,
+            last_error = case when mode = 'unsafe_dedupe' or reports_failure then old.last_error end
+        where old.state <> 'leased'
+        returning * into added;
+        if found then
+            if added.revision > 0 and mode <> 'unsafe_dedupe' then
+                delete from slayq.wait where wait.job_id = added.id;
+                perform slayq._wake_lanes_1();
+            end if;
+            exit;
+        end if;
+
+        -- The key's row is being delivered, and the conflict has locked it.
+        if mode = 'unsafe_dedupe' then
+            update slayq.job set revision = revision + 1, updated_at = now()
+            where job.job_key = key and state = 'leased' returning * into added;
+            exit when found;
+            continue;
+        end if;
+        update slayq.job set job_key = null, superseded = true, updated_at = now()
+        where job.job_key = key and state = 'leased' returning * into running;
+        continue when not found;
+        if running.cancelled and slayq._readable_1(payload) -> 'cache' is not null then
+            return null; -- nothing of a cancelled run comes back
+        end if;
+        if reports_failure then
+            return slayq._continue_failed_1(
+                running, identifier, payload, queue_name, given_attempts, key, priority, flags, facts.event,
+                facts.match_terms
+            );
+        end if;
+    end loop;
+    perform slayq._wake_1(array_remove(array[slayq._wake_word_1(added.queue, added.state, added.run_at)], null));
+    return added;
+end
+$$;
+
+-- The failed attempt that an app reports by adding its own key again: attempts go on, back-off applies, and at the end a
+-- dead letter keeps the finished steps. Called with the delivery's row locked and its key taken off.
+create function slayq._continue_failed_1(
+    running slayq.job, identifier text, payload json, queue_name text, max_attempts integer, key text, priority integer,
+    flags text[], event text, match_terms bigint[]
+) returns slayq.job language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+    attempts_limit constant integer := coalesce(max_attempts, running.max_attempts);
+    reported constant text := 'the app reported that a step failed';
+    due timestamptz;
+    added slayq.job;
+begin
+    if running.attempts >= attempts_limit then
+        insert into slayq.dead_letter (id, queue, reason, priority, attempts, max_attempts, job_key, serial_queue, event,
+            match_terms, flags, payload, last_error, run_at, created_at)
+        values (nextval('slayq.job_id_seq'), identifier, 'attempts-exhausted', coalesce(priority, 0), running.attempts,
+            attempts_limit, key, queue_name, event, match_terms, flags, payload, reported, running.run_at,
+            running.created_at);
+        return null;
+    end if;
+    due := clock_timestamp() + slayq._backoff_1(identifier, running.attempts);
+    insert into slayq.job (queue, state, priority, run_at, attempts, max_attempts, job_key, serial_queue, event,
+        match_terms, flags, payload, last_error, created_at)
+    values (identifier, 'scheduled', coalesce(priority, 0), due, running.attempts, attempts_limit, key, queue_name, event,
+        match_terms, flags, payload, reported, running.created_at)
+    returning * into added;
+    perform slayq._wake_1(array_remove(array[slayq._wake_word_1(identifier, 'scheduled', due)], null));
+    return added;
+end
+$$;
+
+-- Two JSON arrays, one after the other, their elements' texts as they were.
+create function slayq._concat_1(first json, second json) returns json
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+    select case
+        when btrim(first::text, E' \t\r\n[]') = '' then second
+        when btrim(second::text, E' \t\r\n[]') = '' then first
+        else (
+            regexp_replace(first::text, '\s*\]\s*$', '') || ',' || regexp_replace(second::text, '^\s*\[', '')
+        )::json
+    end
+$$;
+
+-- Adds many jobs: those without a key in one statement, the others in the order of their keys (so that two bulk calls
+-- cannot wait for each other in a circle); of a key given twice the last one counts.
+create function slayq._add_jobs_1(specs slayq.job_spec[], job_key_mode text) returns setof slayq.job
+language plpgsql volatile rows 100 set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+    spec record;
+    added slayq.job;
+    words text[] := '{}';
+begin
+    perform slayq._check_job_1(s.identifier, s.queue_name, s.run_at, s.max_attempts, s.job_key, s.priority)
+    from unnest(specs) as s;
+    for added in
+        insert into slayq.job (queue, state, priority, run_at, max_attempts, serial_queue, event, match_terms, flags, payload)
+        select s.identifier, slayq._entry_state_1(s.queue_name, coalesce(s.run_at, now())), coalesce(s.priority, 0),
+            coalesce(s.run_at, now()), coalesce(s.max_attempts, q.max_attempts, 25), s.queue_name, facts.event,
+            facts.match_terms, s.flags, s.payload
+        from unnest(specs) with ordinality as s
+        left join slayq.queue q on q.name = s.identifier
+        cross join lateral slayq._inspect_payload_1(s.payload) as facts
+        where s.job_key is null
+        order by s.ordinality
+        returning *
+    loop
+        words := words || slayq._wake_word_1(added.queue, added.state, added.run_at);
+        if cardinality(words) > 100 then
+            words := array(select distinct unnest(words));
+        end if;
+        return next added;
+    end loop;
+    perform slayq._wake_1(array_remove(words, null));
+    for spec in
+        select distinct on (s.job_key) s.*
+        from unnest(specs) with ordinality as s
+        where s.job_key is not null
+        order by s.job_key, s.ordinality desc
+    loop
+        added := slayq._add_job_1(spec.identifier, spec.payload, spec.queue_name, spec.run_at, spec.max_attempts,
+            spec.job_key, spec.priority, spec.flags, job_key_mode);
+        if added.id is not null then
+            return next added;
+        end if;
+    end loop;
+end
+$$;
