@@ -22,8 +22,17 @@ create table slayq.migration (
     number integer primary key,
     name text not null,
     checksum text not null,
+    -- A server that knows the migrations up to this one runs on a schema that has this row, too (rolling upgrades).
+    compatible_with integer not null,
     server_version text not null,
     applied_at timestamptz not null default now()
+);
+
+-- Roles that were granted the SQL API ('app') or all that a daemon does ('server'); slayq._grant_1 applies them.
+create table slayq.grantee (
+    role_name text not null,
+    kind text not null check (kind in ('app', 'server')),
+    primary key (role_name, kind)
 );
 
 -- One row per daemon process; a new id each start. A job's lease is as good as its worker's expires_at.

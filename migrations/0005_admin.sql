@@ -22,7 +22,7 @@ $$;
 
 create function slayq.add_jobs(specs slayq.job_spec[], job_key_preserve_run_at boolean default false)
 returns setof slayq.jobs language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
-    select (slayq._as_jobs_1(added)).*
+    select slayq._as_jobs_1(added)
     from slayq._add_jobs_1(specs, case when job_key_preserve_run_at then 'preserve_run_at' else 'replace' end) as added
 $$;
 

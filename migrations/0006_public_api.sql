@@ -67,6 +67,7 @@ $$;
 
 -- Sets who may do what, whatever the database's default privileges gave away: nobody but the owner executes anything of
 -- ours, then `apps` (and service_role, where it exists) may call the API, and `servers` may do all that a daemon does.
+-- Roles named once stay granted: they are kept in slayq.grantee.
 create function slayq._grant_1(apps text[], servers text[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -75,8 +76,12 @@ declare
     role_name text;
     callers text[];
 begin
+    insert into slayq.grantee
+    select unnest(apps), 'app' union select unnest(servers), 'server'
+    on conflict do nothing;
     callers := array(
-        select rolname from pg_roles where rolname = 'service_role' or rolname = any (apps) order by rolname
+        select rolname from pg_roles
+        where rolname = 'service_role' or rolname in (select g.role_name from slayq.grantee g where g.kind = 'app')
     );
     for callable in select slayq._api_1() loop
         for grantee in
@@ -98,10 +103,13 @@ begin
             execute format('grant execute on function %s to %I', callable, role_name);
         end loop;
     end loop;
-    for role_name in select rolname from pg_roles where rolname = any (servers) loop
+    for role_name in
+        select rolname from pg_roles
+        where rolname in (select g.role_name from slayq.grantee g where g.kind = 'server')
+    loop
         execute format('grant usage on schema slayq to %I', role_name);
         execute format('grant select, insert, update, delete on all tables in schema slayq to %I', role_name);
-        execute format('revoke insert, update, delete on slayq.migration from %I', role_name);
+        execute format('revoke insert, update, delete on slayq.migration, slayq.grantee from %I', role_name);
         execute format('grant usage, select on all sequences in schema slayq to %I', role_name);
         for callable in select slayq._api_1() loop
             execute format('grant execute on function %s to %I', callable, role_name);

@@ -1,0 +1,1 @@
+"""Postgres: the only part of the server that knows asyncpg and SQL."""
