@@ -86,9 +86,10 @@ create table slayq.job (
 alter table slayq.job alter column payload set storage extended;
 
 create index job_ready on slayq.job (queue, priority, run_at, id) where state = 'ready';
-create index job_scheduled on slayq.job (run_at, id) where state = 'scheduled';
-create index job_blocked on slayq.job (serial_queue, priority, run_at, id) where state = 'blocked';
-create index job_leased on slayq.job (worker_id, id) where state = 'leased';
+-- The queue rides along so that the gauges are counted from the indexes alone.
+create index job_scheduled on slayq.job (run_at, id) include (queue) where state = 'scheduled';
+create index job_blocked on slayq.job (serial_queue, priority, run_at, id) include (queue) where state = 'blocked';
+create index job_leased on slayq.job (worker_id, id) include (queue) where state = 'leased';
 create unique index job_key on slayq.job (job_key) where job_key is not null;
 create unique index job_serial_head on slayq.job (serial_queue) where holds;
 create index job_match on slayq.job using gin (match_terms) with (fastupdate = on, gin_pending_list_limit = 256)

@@ -106,9 +106,7 @@ async def status(connection: asyncpg.Connection, migrations: Sequence[Migration]
     known = {migration.number: migration for migration in migrations or load()}
     if not await connection.fetchval(_EXISTS):
         return SchemaStatus(0, tuple(known.values()))
-    rows = await connection.fetch(
-        "select number, name, checksum, compatible_with from slayq.migration order by number"
-    )
+    rows = await connection.fetch("select number, name, checksum, compatible_with from slayq.migration order by number")
     newest = max(known)
     for row in rows:
         migration = known.get(row["number"])

@@ -1,0 +1,134 @@
+"""The connection pool: at most a handful of connections, whatever the number of queues, each statement with a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from slayq_server.db.errors import translated
+from slayq_server.db.statements import query
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+# With tiny or stale statistics the planner may read a whole table for a statement that is to touch fifty rows, and a
+# prepared statement keeps such a plan; no statement of ours is better off with a sequential scan. JIT never pays here.
+_SESSION_SETTINGS = {"enable_seqscan": "off", "jit": "off"}
+
+
+class Pool:
+    """An asyncpg pool that runs the statements of `queries/` by name and raises the server's own errors."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        size: int = 4,
+        poll_only: bool = False,
+        application_name: str = "slayq-server",
+        timeout: float = 15.0,
+    ) -> None:
+        """Does not connect yet.
+
+        Args:
+            url: `postgresql://…`.
+            size: connections at the most; they are opened as needed and closed when idle.
+            poll_only: behind PgBouncer in transaction mode: no prepared statements, no session settings.
+            application_name: as Postgres shows it.
+            timeout: seconds for one statement, and for getting a connection.
+        """
+        self._url = url
+        self._size = size
+        self._poll_only = poll_only
+        self._application_name = application_name
+        self._timeout = timeout
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address it connects to (with its password: never to be shown)."""
+        return self._url
+
+    async def open(self) -> None:
+        """Connects.
+
+        Raises:
+            DatabaseUnavailable: Postgres cannot be reached.
+        """
+        with translated():
+            self._pool = await asyncpg.create_pool(
+                self._url,
+                min_size=1,
+                max_size=self._size,
+                timeout=10,
+                command_timeout=self._timeout,
+                max_inactive_connection_lifetime=60,
+                statement_cache_size=0 if self._poll_only else 200,
+                server_settings={
+                    "application_name": self._application_name,
+                    **({} if self._poll_only else _SESSION_SETTINGS),
+                },
+            )
+
+    async def close(self) -> None:
+        """Closes all connections, waiting a little for those in use."""
+        if self._pool is None:
+            return
+        pool, self._pool = self._pool, None
+        try:
+            async with asyncio.timeout(5):
+                await pool.close()
+        except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
+            pool.terminate()
+
+    def abandon(self) -> None:
+        """Drops all connections at once."""
+        if self._pool is not None:
+            self._pool.terminate()
+            self._pool = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Connections by state: idle, used."""
+        if self._pool is None:
+            return {"idle": 0, "used": 0}
+        idle = self._pool.get_idle_size()
+        return {"idle": idle, "used": self._pool.get_size() - idle}
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """A connection for several statements. Errors come out translated."""
+        with translated():
+            if self._pool is None:
+                raise asyncpg.InterfaceError("the pool is not open")
+            async with self._pool.acquire(timeout=self._timeout) as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """A connection with a transaction open on it."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def fetch(self, name: str, *args: Any) -> list[asyncpg.Record]:
+        """The rows of statement `name`."""
+        async with self.connection() as connection:
+            return await connection.fetch(query(name), *args)
+
+    async def fetchrow(self, name: str, *args: Any) -> asyncpg.Record | None:
+        """The first row of statement `name`."""
+        async with self.connection() as connection:
+            return await connection.fetchrow(query(name), *args)
+
+    async def fetchval(self, name: str, *args: Any) -> Any:
+        """The first value of the first row of statement `name`."""
+        async with self.connection() as connection:
+            return await connection.fetchval(query(name), *args)
+
+    async def execute(self, name: str, *args: Any) -> None:
+        """Runs statement `name`."""
+        async with self.connection() as connection:
+            await connection.execute(query(name), *args)

@@ -1,0 +1,37 @@
+-- Leases the next jobs of some queues, no more than the free slots of each pool, in (priority, run_at, id) order.
+-- $1 worker id
+-- $2, $3, $4 one element per queue name: the name text[], its pool's number integer[], the pool's free slots integer[]
+-- $5 flags that this server must not run text[], or null
+-- Locks job rows, never waiting. Invariants A, B, D, E of 0001_tables.sql; a worker whose time is up leases nothing.
+-- Where a pool has several names, each name's first jobs are candidates and the best of them are taken.
+with served as (
+    select s.queue, s.pool, s.free
+    from unnest($2::text[], $3::integer[], $4::integer[]) as s (queue, pool, free)
+    where exists (select from slayq.worker w where w.id = $1 and w.expires_at > clock_timestamp())
+        and not exists (select from slayq.queue q where q.name = s.queue and q.paused)
+),
+candidate as materialized (
+    select next.id, next.priority, next.run_at, served.pool, served.free
+    from served
+    cross join lateral (
+        select j.id, j.priority, j.run_at
+        from slayq.job j
+        where j.state = 'ready' and j.queue = served.queue
+            and ($5::text[] is null or j.flags is null or not j.flags && $5)
+        order by j.priority, j.run_at, j.id
+        limit served.free
+        for update skip locked
+    ) as next
+),
+chosen as (
+    select id, free, row_number() over (partition by pool order by priority, run_at, id) as place from candidate
+),
+taken as (
+    update slayq.job j
+    set state = 'leased', worker_id = $1, lease = j.lease + 1, attempts = j.attempts + 1, leased_at = now()
+    where j.id = any (array(select id from chosen where place <= free))
+    returning j.id, j.lease, j.queue, j.job_key, j.attempts, j.max_attempts, j.payload, j.patches, j.serial_queue,
+        j.priority, j.run_at, extract(epoch from now() - j.run_at)::double precision as waited
+)
+select id, lease, queue, job_key, attempts, max_attempts, payload, patches, serial_queue, waited
+from taken order by priority, run_at, id

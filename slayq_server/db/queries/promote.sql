@@ -1,0 +1,25 @@
+-- Moves what has become due: to ready, or, in a serial queue, to blocked, from where slayq._advance_lanes_1 picks heads.
+-- $1 how many at the most
+-- A job that was waiting for an event or an invocation has timed out: its waits go. Locks job rows (never waiting), then waits.
+with due as materialized (
+    select j.id from slayq.job j
+    where j.state = 'scheduled' and j.run_at <= clock_timestamp()
+    order by j.run_at, j.id
+    limit $1
+    for update skip locked
+),
+promoted as (
+    update slayq.job j
+    set state = case when j.serial_queue is null or j.holds then 'ready' else 'blocked' end
+    where j.id = any (array(select id from due))
+    returning j.id, j.queue, j.state, j.serial_queue
+),
+expired as (
+    delete from slayq.wait w where w.job_id = any (array(select id from due)) returning w.kind
+)
+select
+    (select count(*) from promoted) as promoted,
+    array(select distinct queue from promoted where state = 'ready') as ready,
+    array(select distinct serial_queue from promoted where state = 'blocked') as lanes,
+    (select count(*) from expired where kind = 'event') as expired_events,
+    (select count(*) from expired where kind = 'invocation') as expired_invocations

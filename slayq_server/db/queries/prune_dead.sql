@@ -1,0 +1,7 @@
+-- Removes dead letters past their time, a batch at a time. $1 age in seconds, $2 how many
+with old as (
+    select id from slayq.dead_letter where died_at < now() - make_interval(secs => $1)
+    order by died_at, id limit $2 for update skip locked
+),
+gone as (delete from slayq.dead_letter where id = any (array(select id from old)) returning id)
+select count(*)::integer from gone

@@ -1,0 +1,45 @@
+-- Puts failed jobs back for a later attempt.
+-- $1 worker id; one element per job: $2 id bigint[], $3 lease bigint[], $4 seconds to wait double precision[],
+-- $5 error text[], $6 strict boolean[] (keeps its serial queue), $7 payload to go on with json[] or null each
+-- A job that lost its key or was cancelled while it ran is never tried again: verdict dropped. The others as settle_completed.
+with outcome as (
+    select * from unnest($2::bigint[], $3::bigint[], $4::double precision[], $5::text[], $6::boolean[], $7::json[])
+        as o (id, lease, delay, error, strict, payload)
+),
+held as materialized (
+    select j.id, j.lease, j.superseded or j.cancelled as dropped
+    from slayq.job j
+    where j.id = any ($2) and j.worker_id = $1
+    order by j.id
+    for update skip locked
+),
+mine as (
+    select held.id, held.dropped, outcome.delay, outcome.error, outcome.strict, outcome.payload
+    from held join outcome on outcome.id = held.id and outcome.lease = held.lease
+),
+dropped as (
+    delete from slayq.job j where j.id = any (array(select id from mine where mine.dropped))
+    returning j.id, j.serial_queue
+),
+retried as (
+    update slayq.job j
+    set state = 'scheduled', worker_id = null, leased_at = null, holds = j.holds and mine.strict,
+        run_at = clock_timestamp() + make_interval(secs => mine.delay), last_error = mine.error,
+        payload = coalesce(mine.payload, j.payload), updated_at = now()
+    from mine
+    where j.id = mine.id and not mine.dropped and j.id = any (array(select id from mine))
+    returning j.id, case when j.holds then null else j.serial_queue end as serial_queue
+)
+select outcome.id,
+    case
+        when retried.id is not null then 'settled'
+        when dropped.id is not null then 'dropped'
+        when exists (
+            select from slayq.job j where j.id = outcome.id and j.worker_id = $1 and j.lease = outcome.lease
+        ) then 'locked'
+        else 'stale'
+    end as verdict,
+    coalesce(retried.serial_queue, dropped.serial_queue) as serial_queue
+from outcome
+left join retried on retried.id = outcome.id
+left join dropped on dropped.id = outcome.id

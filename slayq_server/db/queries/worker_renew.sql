@@ -1,0 +1,26 @@
+-- Renews this worker's row, unless its time is up, and brings along what a daemon wants to know now and then.
+-- $1 worker id, $2 lease in seconds, $3 queue names served text[]
+-- An expired row is never renewed: others may already have taken its jobs.
+with renewed as (
+    update slayq.worker set renewed_at = now(), expires_at = now() + make_interval(secs => $2)
+    where id = $1 and expires_at > now()
+    returning id
+)
+select
+    exists (select from renewed) as held,
+    array(
+        select name from unnest($3::text[]) as name
+        where exists (select from slayq.job where job.queue = name and job.state = 'ready')
+            and not exists (select from slayq.queue where queue.name = name and queue.paused)
+    ) as ready,
+    (select extract(epoch from min(run_at) - now())::double precision from slayq.job where state = 'scheduled') as due_in,
+    (select extract(epoch from min(next_at) - now())::double precision from slayq.schedule) as tick_in,
+    exists (
+        select from slayq.job j where j.state = 'leased'
+            and not exists (select from slayq.worker w where w.id = j.worker_id and w.expires_at > now())
+    ) or exists (
+        select from slayq.slot s where s.worker_id is not null
+            and not exists (select from slayq.worker w where w.id = s.worker_id and w.expires_at > now())
+    ) or exists (select from slayq.worker where expires_at < now() - interval '10 minutes') as reapable,
+    exists (select from slayq.job where state = 'blocked') as blocked,
+    array(select name from slayq.queue where paused) as paused

@@ -1,0 +1,296 @@
+"""What the engine asks of the database, typed: workers, leases, outcomes, what is due.
+
+Every method is one short transaction, raises DatabaseUnavailable when Postgres is away, and never waits for a row that
+somebody else has locked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from slayq_server.db.statements import query
+from slayq_server.model import LeasedJob, Outcome, OutcomeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    import asyncpg
+
+    from slayq_server.db.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a renewal brings along."""
+
+    held: bool
+    """False: the worker row's time is up, nothing it holds may be trusted."""
+    ready: tuple[str, ...]
+    """Queues, of those asked about, that have something to lease."""
+    due_in: float | None
+    """Seconds until the next scheduled job is due (negative: overdue); None where there is none."""
+    tick_in: float | None
+    """Seconds until the next tick of any schedule."""
+    reapable: bool
+    """Some worker's time is up, or a job is held by nobody alive."""
+    blocked: bool
+    """Some serial queue has jobs waiting for their turn."""
+    paused: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """The free slots of one pool, whose queue has one or several names."""
+
+    names: tuple[str, ...]
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """An outcome that is to be written down under a lease."""
+
+    job_id: int
+    lease: int
+    outcome: Outcome
+    strict: bool = False
+    """The job keeps its serial queue while it waits for its retry."""
+    payload: str | None = None
+    """Replaces the payload: a batch job goes on with the elements that failed."""
+
+
+@dataclass(slots=True)
+class Settled:
+    """What became of a batch of settlements."""
+
+    verdicts: dict[int, str] = field(default_factory=dict)
+    """By job id: settled, dropped (superseded or cancelled: gone without a retry), locked (try again), stale."""
+    ready: set[str] = field(default_factory=set)
+    """Queues in which a serial queue's next job has become ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """What a pass of the promoter found due."""
+
+    count: int
+    ready: tuple[str, ...]
+    """Queues that have something new to lease."""
+    expired_events: int
+    expired_invocations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """A job taken back from a dead worker."""
+
+    job_id: int
+    queue: str
+    fate: str
+    """ready, dead (that was its last attempt), or dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFacts:
+    """What the SQL side must know of a queue's configuration (see engine/backoff.py for the formula)."""
+
+    name: str
+    max_attempts: int | None
+    base: float
+    factor: float
+    cap: int
+    max: float | None
+    jitter: float
+    paused: bool
+
+
+class Store:
+    """The engine's statements over a pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    # Workers
+
+    async def register_worker(self, name: str, version: str, queues: Sequence[str], lease_seconds: float) -> int:
+        """Makes a new worker row; returns its id."""
+        worker_id: int = await self._pool.fetchval("worker_register", name, version, list(queues), lease_seconds)
+        return worker_id
+
+    async def renew_worker(self, worker_id: int, lease_seconds: float, queues: Sequence[str]) -> Heartbeat:
+        """Renews a worker row that is still good, and looks round."""
+        row = await self._pool.fetchrow("worker_renew", worker_id, lease_seconds, list(queues))
+        assert row is not None
+        return Heartbeat(
+            held=row["held"],
+            ready=tuple(row["ready"]),
+            due_in=row["due_in"],
+            tick_in=row["tick_in"],
+            reapable=row["reapable"],
+            blocked=row["blocked"],
+            paused=frozenset(row["paused"]),
+        )
+
+    async def want(self, worker_id: int, words: Iterable[str]) -> None:
+        """Says for which words a NOTIFY is useful to this worker from now on."""
+        await self._pool.execute("worker_want", worker_id, sorted(words))
+
+    async def retire_worker(self, worker_id: int) -> None:
+        """Ends this worker's leases: whatever it still holds may be taken by others at once."""
+        await self._pool.execute("worker_retire", worker_id)
+
+    # Leasing and settling
+
+    async def lease(
+        self, worker_id: int, requests: Sequence[LeaseRequest], forbidden_flags: Sequence[str] = ()
+    ) -> list[LeasedJob]:
+        """Leases the next jobs, no more than each pool has free slots, in the order in which they are to start."""
+        names: list[str] = []
+        pools: list[int] = []
+        free: list[int] = []
+        for number, request in enumerate(requests):
+            for name in request.names:
+                names.append(name)
+                pools.append(number)
+                free.append(request.free)
+        rows = await self._pool.fetch("lease", worker_id, names, pools, free, list(forbidden_flags) or None)
+        return [LeasedJob(*row) for row in rows]
+
+    async def settle(self, worker_id: int, batch: Sequence[Settlement], *, keep_done: bool = False) -> Settled:
+        """Writes outcomes down, each only under the lease it was reached under. One statement for each kind."""
+        kinds: dict[OutcomeKind, list[Settlement]] = {}
+        for settlement in batch:
+            kinds.setdefault(settlement.outcome.kind, []).append(settlement)
+        settled = Settled()
+        async with self._pool.connection() as connection:
+            for kind, settlements in kinds.items():
+                async with connection.transaction():
+                    rows = await connection.fetch(*_settle_call(kind, worker_id, settlements, keep_done))
+                    lanes = {row["serial_queue"] for row in rows if row["serial_queue"] is not None}
+                    if lanes:
+                        settled.ready.update(await connection.fetchval(query("advance_lanes"), sorted(lanes)))
+                settled.verdicts.update((row["id"], row["verdict"]) for row in rows)
+        return settled
+
+    # What becomes due
+
+    async def promote(self, most: int) -> Promoted:
+        """Makes ready what has become due, and gives serial queues their heads."""
+        async with self._pool.transaction() as connection:
+            row = await connection.fetchrow(query("promote"), most)
+            assert row is not None
+            ready = set(row["ready"])
+            if row["lanes"]:
+                ready.update(await connection.fetchval(query("advance_lanes"), row["lanes"]))
+        return Promoted(row["promoted"], tuple(sorted(ready)), row["expired_events"], row["expired_invocations"])
+
+    async def next_due(self) -> float | None:
+        """Seconds until the next scheduled job is due; None where there is none."""
+        seconds: float | None = await self._pool.fetchval("next_due")
+        return seconds
+
+    async def advance_headless_lanes(self, most: int) -> tuple[str, ...]:
+        """Gives a head to serial queues that have lost theirs; the queues with something new to lease."""
+        async with self._pool.transaction() as connection:
+            lanes = await connection.fetchval(query("headless_lanes"), most)
+            return tuple(await connection.fetchval(query("advance_lanes"), lanes)) if lanes else ()
+
+    async def reap(self, most: int) -> tuple[list[Reaped], tuple[str, ...]]:
+        """Takes back the jobs of dead workers; also the queues in which a serial queue's next job became ready."""
+        async with self._pool.transaction() as connection:
+            rows = await connection.fetch(query("reap"), most)
+            lanes = sorted({row["serial_queue"] for row in rows if row["serial_queue"] and row["fate"] != "ready"})
+            ready = await connection.fetchval(query("advance_lanes"), lanes) if lanes else []
+        return [Reaped(row["id"], row["queue"], row["fate"]) for row in rows], tuple(ready)
+
+    async def notify(self, words: Iterable[str]) -> None:
+        """Wakes the daemons that want these words."""
+        await self._pool.execute("notify", sorted(words))
+
+    # Queues and slots
+
+    async def register_queues(self, queues: Sequence[QueueFacts]) -> None:
+        """Tells the database what it must know of the configured queues."""
+        await self._pool.execute(
+            "queues_register",
+            [q.name for q in queues],
+            [q.max_attempts for q in queues],
+            [q.base for q in queues],
+            [q.factor for q in queues],
+            [q.cap for q in queues],
+            [q.max for q in queues],
+            [q.jitter for q in queues],
+            [q.paused for q in queues],
+        )
+
+    async def register_slots(self, queue: str, limit: int) -> None:
+        """Makes the slots of a queue whose limit counts for the cluster."""
+        await self._pool.execute("slots_register", queue, limit)
+
+    async def acquire_slots(self, worker_id: int, queue: str, wanted: int, limit: int) -> int:
+        """Takes up to `wanted` free slots; how many it got."""
+        taken: int = await self._pool.fetchval("slots_acquire", worker_id, queue, wanted, limit)
+        return taken
+
+    async def release_slots(self, worker_id: int, queue: str, number: int) -> None:
+        """Gives slots back for other daemons to take."""
+        await self._pool.execute("slots_release", worker_id, queue, number)
+
+    # Pruning
+
+    async def prune(self, statement: str, *limits: float) -> int:
+        """Runs one batch of `prune_done`, `prune_dead` or `prune_triggers`; how many rows went."""
+        gone: int = await self._pool.fetchval(statement, *limits)
+        return gone
+
+    async def snapshot(self) -> list[tuple[str, str, str, int, float | None]]:
+        """Rows of (kind, name, state, count, age in seconds of the oldest ready) for the metrics' gauges."""
+        return [tuple(row) for row in await self._pool.fetch("snapshot")]
+
+
+def _settle_call(
+    kind: OutcomeKind, worker_id: int, settlements: Sequence[Settlement], keep_done: bool
+) -> tuple[object, ...]:
+    """The statement and arguments that write down outcomes of one kind."""
+    ids = [s.job_id for s in settlements]
+    leases = [s.lease for s in settlements]
+    if kind is OutcomeKind.COMPLETED:
+        return query("settle_completed"), worker_id, ids, leases, keep_done
+    if kind is OutcomeKind.RELEASED:
+        return query("settle_released"), worker_id, ids, leases
+    errors = [s.outcome.error for s in settlements]
+    payloads = [s.payload for s in settlements]
+    if kind is OutcomeKind.DEAD:
+        reasons = [s.outcome.reason for s in settlements]
+        return query("settle_dead"), worker_id, ids, leases, reasons, errors, payloads
+    delays = [s.outcome.delay for s in settlements]
+    strict = [s.strict for s in settlements]
+    return query("settle_retried"), worker_id, ids, leases, delays, errors, strict, payloads
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A schedule with a tick due, locked by the transaction that fires it."""
+
+    id: str
+    cron: str
+    queue: str
+    event: str
+    url: str
+    data: str
+    priority: int
+    max_attempts: int | None
+    job_key: str | None
+    kind: str
+    catch_up: str
+    catch_up_window: float
+    next_at: datetime
+    last_at: datetime | None
+    now: datetime
+
+
+def schedule_row(row: asyncpg.Record) -> ScheduleRow:
+    """A row of `schedules_due`."""
+    return ScheduleRow(*row)
