@@ -1,18 +1,22 @@
 """Values that the parts of the daemon hand to each other. Frozen, and free of behaviour.
 
-A leased job goes from `engine.leasing` to `engine.delivery`, which turns it into an `Answer`; `engine.outcome` turns that
-into an `Outcome`; `engine.settling` writes the outcome down.
+A leased job goes from `engine.leasing` to `engine.delivery`, which turns it into an `Answer`; `engine.outcome` turns
+that into an `Outcome`; `engine.settling` writes the outcome down. The rest is what the engine and `db.store` exchange.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
 class LeasedJob:
-    """A job this daemon holds. It may be delivered while the daemon's worker row is trusted, and settled under `lease`."""
+    """A job this daemon holds: delivered only while the daemon's worker row is trusted, settled only under `lease`."""
 
     id: int
     lease: int
@@ -101,3 +105,122 @@ class Outcome:
     """Set if and only if `kind` is DEAD."""
     remaining: tuple[int, ...] | None = None
     """Batch jobs only: the indexes of the array payload that failed and alone are tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a renewal brings along."""
+
+    held: bool
+    """False: the worker row's time is up, nothing it holds may be trusted."""
+    ready: tuple[str, ...]
+    """Queues, of those asked about, that have something to lease."""
+    due_in: float | None
+    """Seconds until the next scheduled job is due (negative: overdue); None where there is none."""
+    tick_in: float | None
+    """Seconds until the next tick of any schedule."""
+    reapable: bool
+    """Some worker's time is up, or a job is held by nobody alive."""
+    blocked: bool
+    """Some serial queue has jobs waiting for their turn."""
+    paused: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """The free slots of one pool, whose queue has one or several names."""
+
+    names: tuple[str, ...]
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """An outcome that is to be written down under a lease."""
+
+    job_id: int
+    lease: int
+    outcome: Outcome
+    strict: bool = False
+    """The job keeps its serial queue while it waits for its retry."""
+    payload: str | None = None
+    """Replaces the payload: a batch job goes on with the elements that failed."""
+
+
+@dataclass(slots=True)
+class Settled:
+    """What became of a batch of settlements."""
+
+    verdicts: dict[int, str] = field(default_factory=dict)
+    """By job id: settled, dropped (superseded or cancelled: gone without a retry), locked (try again), stale."""
+    ready: set[str] = field(default_factory=set)
+    """Queues in which a serial queue's next job has become ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """What a pass of the promoter found due."""
+
+    count: int
+    ready: tuple[str, ...]
+    """Queues that have something new to lease."""
+    expired_events: int
+    expired_invocations: int
+    due_in: float | None
+    """Seconds until the next job is due, after those found; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """A job taken back from a dead worker."""
+
+    job_id: int
+    queue: str
+    fate: str
+    """ready, dead (that was its last attempt), or dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFacts:
+    """What the SQL side must know of a queue's configuration (see engine/backoff.py for the formula)."""
+
+    name: str
+    max_attempts: int | None
+    base: float
+    factor: float
+    cap: int
+    max: float | None
+    jitter: float
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A schedule with a tick due, locked by the transaction that fires it."""
+
+    id: str
+    cron: str
+    queue: str
+    event: str
+    url: str
+    data: str
+    priority: int
+    max_attempts: int | None
+    job_key: str | None
+    kind: str
+    catch_up: str
+    catch_up_window: float
+    next_at: datetime
+    last_at: datetime | None
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleTimes:
+    """When a schedule fires next and has fired last."""
+
+    id: str
+    next_at: datetime
+    last_at: datetime | None
+    due_in: float
+    """Seconds until the next tick, by the database's clock."""

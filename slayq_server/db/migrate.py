@@ -1,7 +1,7 @@
-"""Migrations: numbered SQL files, forward only, checksummed, applied in one transaction under an advisory lock.
+"""Migrations: numbered SQL files, forward only, checksummed, all applied in one transaction under an advisory lock.
 
-A file may say on a line of its own `-- compatible with: N`: a server that knows the migrations up to N alone may run on a
-schema that has this one, too. Without the line it needs a server that knows the file itself.
+A file may say on a line of its own `-- compatible with: N`: a server that knows the migrations up to N alone may run on
+a schema that has this one, too. Without the line it needs a server that knows the file itself.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ async def ensure(url: str, *, app_roles: Sequence[str] = ()) -> int:
 
 
 def script(app_roles: Sequence[str] = (), server_roles: Sequence[str] = ()) -> str:
-    """All migrations as one SQL script for an empty database, for those who let only their own tools change a schema."""
+    """All migrations as one SQL script for an empty database, for those who run DDL with tools of their own."""
     parts = ["begin;", f"{_LOCK};"]
     for migration in load():
         parts += [f"-- {migration.name}", migration.sql.rstrip(), f"{migration.record()};"]

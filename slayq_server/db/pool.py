@@ -1,4 +1,4 @@
-"""The connection pool: at most a handful of connections, whatever the number of queues, each statement with a time limit."""
+"""The connection pool: a handful of connections whatever the number of queues, each statement with a time limit."""
 
 from __future__ import annotations
 

@@ -6,104 +6,16 @@ somebody else has locked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from slayq_server.db.statements import query
-from slayq_server.model import LeasedJob, Outcome, OutcomeKind
+from slayq_server.model import Heartbeat, LeasedJob, OutcomeKind, Promoted, Reaped, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import datetime
-
-    import asyncpg
 
     from slayq_server.db.pool import Pool
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """What a renewal brings along."""
-
-    held: bool
-    """False: the worker row's time is up, nothing it holds may be trusted."""
-    ready: tuple[str, ...]
-    """Queues, of those asked about, that have something to lease."""
-    due_in: float | None
-    """Seconds until the next scheduled job is due (negative: overdue); None where there is none."""
-    tick_in: float | None
-    """Seconds until the next tick of any schedule."""
-    reapable: bool
-    """Some worker's time is up, or a job is held by nobody alive."""
-    blocked: bool
-    """Some serial queue has jobs waiting for their turn."""
-    paused: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseRequest:
-    """The free slots of one pool, whose queue has one or several names."""
-
-    names: tuple[str, ...]
-    free: int
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """An outcome that is to be written down under a lease."""
-
-    job_id: int
-    lease: int
-    outcome: Outcome
-    strict: bool = False
-    """The job keeps its serial queue while it waits for its retry."""
-    payload: str | None = None
-    """Replaces the payload: a batch job goes on with the elements that failed."""
-
-
-@dataclass(slots=True)
-class Settled:
-    """What became of a batch of settlements."""
-
-    verdicts: dict[int, str] = field(default_factory=dict)
-    """By job id: settled, dropped (superseded or cancelled: gone without a retry), locked (try again), stale."""
-    ready: set[str] = field(default_factory=set)
-    """Queues in which a serial queue's next job has become ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class Promoted:
-    """What a pass of the promoter found due."""
-
-    count: int
-    ready: tuple[str, ...]
-    """Queues that have something new to lease."""
-    expired_events: int
-    expired_invocations: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """A job taken back from a dead worker."""
-
-    job_id: int
-    queue: str
-    fate: str
-    """ready, dead (that was its last attempt), or dropped."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueueFacts:
-    """What the SQL side must know of a queue's configuration (see engine/backoff.py for the formula)."""
-
-    name: str
-    max_attempts: int | None
-    base: float
-    factor: float
-    cap: int
-    max: float | None
-    jitter: float
-    paused: bool
+    from slayq_server.model import LeaseRequest, QueueFacts, Settlement
 
 
 class Store:
@@ -167,7 +79,8 @@ class Store:
         async with self._pool.connection() as connection:
             for kind, settlements in kinds.items():
                 async with connection.transaction():
-                    rows = await connection.fetch(*_settle_call(kind, worker_id, settlements, keep_done))
+                    statement, args = _settle_call(kind, worker_id, settlements, keep_done)
+                    rows = await connection.fetch(statement, *args)
                     lanes = {row["serial_queue"] for row in rows if row["serial_queue"] is not None}
                     if lanes:
                         settled.ready.update(await connection.fetchval(query("advance_lanes"), sorted(lanes)))
@@ -184,12 +97,9 @@ class Store:
             ready = set(row["ready"])
             if row["lanes"]:
                 ready.update(await connection.fetchval(query("advance_lanes"), row["lanes"]))
-        return Promoted(row["promoted"], tuple(sorted(ready)), row["expired_events"], row["expired_invocations"])
-
-    async def next_due(self) -> float | None:
-        """Seconds until the next scheduled job is due; None where there is none."""
-        seconds: float | None = await self._pool.fetchval("next_due")
-        return seconds
+        return Promoted(
+            row["promoted"], tuple(sorted(ready)), row["expired_events"], row["expired_invocations"], row["due_in"]
+        )
 
     async def advance_headless_lanes(self, most: int) -> tuple[str, ...]:
         """Gives a head to serial queues that have lost theirs; the queues with something new to lease."""
@@ -252,45 +162,19 @@ class Store:
 
 def _settle_call(
     kind: OutcomeKind, worker_id: int, settlements: Sequence[Settlement], keep_done: bool
-) -> tuple[object, ...]:
+) -> tuple[str, tuple[object, ...]]:
     """The statement and arguments that write down outcomes of one kind."""
     ids = [s.job_id for s in settlements]
     leases = [s.lease for s in settlements]
     if kind is OutcomeKind.COMPLETED:
-        return query("settle_completed"), worker_id, ids, leases, keep_done
+        return query("settle_completed"), (worker_id, ids, leases, keep_done)
     if kind is OutcomeKind.RELEASED:
-        return query("settle_released"), worker_id, ids, leases
+        return query("settle_released"), (worker_id, ids, leases)
     errors = [s.outcome.error for s in settlements]
     payloads = [s.payload for s in settlements]
     if kind is OutcomeKind.DEAD:
         reasons = [s.outcome.reason for s in settlements]
-        return query("settle_dead"), worker_id, ids, leases, reasons, errors, payloads
+        return query("settle_dead"), (worker_id, ids, leases, reasons, errors, payloads)
     delays = [s.outcome.delay for s in settlements]
     strict = [s.strict for s in settlements]
-    return query("settle_retried"), worker_id, ids, leases, delays, errors, strict, payloads
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleRow:
-    """A schedule with a tick due, locked by the transaction that fires it."""
-
-    id: str
-    cron: str
-    queue: str
-    event: str
-    url: str
-    data: str
-    priority: int
-    max_attempts: int | None
-    job_key: str | None
-    kind: str
-    catch_up: str
-    catch_up_window: float
-    next_at: datetime
-    last_at: datetime | None
-    now: datetime
-
-
-def schedule_row(row: asyncpg.Record) -> ScheduleRow:
-    """A row of `schedules_due`."""
-    return ScheduleRow(*row)
+    return query("settle_retried"), (worker_id, ids, leases, delays, errors, strict, payloads)

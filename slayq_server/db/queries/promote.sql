@@ -3,7 +3,7 @@
 -- A job that was waiting for an event or an invocation has timed out: its waits go. Locks job rows (never waiting), then waits.
 with due as materialized (
     select j.id from slayq.job j
-    where j.state = 'scheduled' and j.run_at <= clock_timestamp()
+    where j.state = 'scheduled' and j.run_at <= statement_timestamp()
     order by j.run_at, j.id
     limit $1
     for update skip locked
@@ -22,4 +22,8 @@ select
     array(select distinct queue from promoted where state = 'ready') as ready,
     array(select distinct serial_queue from promoted where state = 'blocked') as lanes,
     (select count(*) from expired where kind = 'event') as expired_events,
-    (select count(*) from expired where kind = 'invocation') as expired_invocations
+    (select count(*) from expired where kind = 'invocation') as expired_invocations,
+    (
+        select extract(epoch from min(j.run_at) - clock_timestamp())::double precision
+        from slayq.job j where j.state = 'scheduled' and j.run_at > statement_timestamp()
+    ) as due_in
