@@ -128,8 +128,8 @@ begin
         raise exception 'the job has no payload' using errcode = 'SQ001',
             hint = 'Give a payload such as {"url": "https://app.example.com/api", "event": "shop/order", "data": {}}.';
     end if;
-    if octet_length(payload::text) > 16777216 then
-        raise exception 'the payload has % bytes, more than the limit of 16777216', octet_length(payload::text)
+    if octet_length(payload::text) > 4194304 then
+        raise exception 'the payload has % bytes, more than the limit of 4194304', octet_length(payload::text)
             using errcode = 'SQ002', hint = 'Store large data elsewhere and send a reference to it.';
     end if;
     readable := slayq._readable_1(payload);

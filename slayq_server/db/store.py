@@ -140,9 +140,9 @@ class Store:
         await self._pool.execute("slots_register", queue, limit)
 
     async def acquire_slots(self, worker_id: int, queue: str, wanted: int, limit: int) -> int:
-        """Takes up to `wanted` free slots; how many it got."""
-        taken: int = await self._pool.fetchval("slots_acquire", worker_id, queue, wanted, limit)
-        return taken
+        """Takes free slots until this worker holds `wanted`; how many it then holds."""
+        held: int = await self._pool.fetchval("slots_acquire", worker_id, queue, wanted, limit)
+        return held
 
     async def release_slots(self, worker_id: int, queue: str, number: int) -> None:
         """Gives slots back for other daemons to take."""

@@ -1,9 +1,13 @@
--- Takes free slots of a queue for this worker; how many it got.
--- $1 worker id, $2 queue, $3 how many it wants, $4 the queue's limit (slots of a higher, earlier limit are left alone)
-with free as materialized (
+-- Takes free slots of a queue for this worker until it holds so many; how many it then holds.
+-- $1 worker id, $2 queue, $3 how many it wants to hold, $4 the queue's limit (slots of an earlier, higher limit are left)
+-- Counting what the row says, not what the daemon remembers, heals an earlier call whose answer was lost.
+with mine as (
+    select count(*) as held from slayq.slot where queue = $2 and worker_id = $1
+),
+free as materialized (
     select s.number from slayq.slot s
     where s.queue = $2 and s.worker_id is null and s.number <= $4
-    order by s.number limit $3
+    order by s.number limit greatest(0, $3::bigint - (select held from mine))
     for update skip locked
 ),
 taken as (
@@ -12,4 +16,4 @@ taken as (
         and exists (select from slayq.worker w where w.id = $1 and w.expires_at > clock_timestamp())
     returning s.number
 )
-select count(*)::integer from taken
+select ((select held from mine) + (select count(*) from taken))::integer

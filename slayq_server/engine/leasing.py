@@ -1,0 +1,345 @@
+"""Wake, lease a batch, hand out.
+
+One lease statement is on its way at a time; the slots that become free meanwhile make the next batch. A pool is
+*hungry* while there may be jobs for it that have not been leased: then every free slot leads to a lease. A lease that
+brings fewer jobs than asked for ends that, and from then on a word wakes it: NOTIFY, the timer, an RPC, the heartbeat.
+
+NOTIFY makes committers queue up behind one lock of the whole cluster, so this daemon asks for it (the worker row's
+`wants`) only while it is useful:
+
+- a pool *wants* words once a lease came back short. It leases once more after its wish is written, so that a job
+  committed in between is not overlooked, and twice again a little later, for callers whose transactions were open;
+- a word for a pool with no free slot was useless: the wish is taken back until the pool runs dry again;
+- words that come faster than `_HOT_RATE` mean that committers are paying: the wish is taken back and the pool polls
+  every few milliseconds for as long as that finds jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from slayq_server.errors import DatabaseUnavailable
+from slayq_server.model import LeaseRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from slayq_server.clock import Clock
+    from slayq_server.engine.pools import Pool, Pools
+    from slayq_server.engine.worker import Worker
+    from slayq_server.model import LeasedJob
+
+_HOT_RATE = 100.0
+"""Words a second for one pool from which polling is cheaper for everybody."""
+_HOT_POLL = 0.005
+_HOT_LINGER = 0.25
+"""Seconds without a job after which a polling pool goes back to words."""
+_SECOND_LOOKS = (0.1, 1.0)
+"""Seconds after which a pool that has run dry looks again: the caller's transaction may have been open meanwhile."""
+TIMER_WORD = "@timer"
+LANES_WORD = "@lanes"
+_log = structlog.get_logger()
+
+
+class LeasingStore(Protocol):
+    """What leasing asks of the database."""
+
+    async def lease(
+        self, worker_id: int, requests: Sequence[LeaseRequest], forbidden_flags: Sequence[str] = ()
+    ) -> list[LeasedJob]: ...
+    async def want(self, worker_id: int, words: Iterable[str]) -> None: ...
+    async def acquire_slots(self, worker_id: int, queue: str, wanted: int, limit: int) -> int: ...
+    async def release_slots(self, worker_id: int, queue: str, number: int) -> None: ...
+    async def notify(self, words: Iterable[str]) -> None: ...
+
+
+@dataclass(slots=True)
+class _Appetite:
+    """What is known of the jobs that wait for one pool."""
+
+    hungry: bool = True
+    wants: bool = False
+    hot: bool = False
+    last_found: float = float("-inf")
+    look_at: list[float] = field(default_factory=list)
+    words: int = 0
+    words_since: float = float("-inf")
+
+
+class Leaser:
+    """Leases for all pools of this daemon."""
+
+    def __init__(
+        self,
+        store: LeasingStore,
+        worker: Worker,
+        pools: Pools,
+        clock: Clock,
+        *,
+        start: Callable[[LeasedJob, Pool], None],
+        on_batch: Callable[[str, float], None],
+        on_error: Callable[[DatabaseUnavailable], None],
+        forbidden_flags: Sequence[str] = (),
+        listens: bool = True,
+        poll_every: float | None = None,
+    ) -> None:
+        """Does nothing yet.
+
+        Args:
+            store: the database.
+            worker: leases are made under its row while it is trusted.
+            pools: whose free slots are filled.
+            clock: measures.
+            start: called with each leased job and its pool, in the order in which they are to start.
+            on_batch: called with ok, empty or error and the seconds that a lease took.
+            on_error: called when the database is away.
+            forbidden_flags: jobs with any of these flags are left alone.
+            listens: words come by NOTIFY. False behind a transaction pooler.
+            poll_every: seconds between polls where nothing listens.
+        """
+        self._store = store
+        self._worker = worker
+        self._pools = pools
+        self._clock = clock
+        self._start = start
+        self._on_batch = on_batch
+        self._on_error = on_error
+        self.forbidden_flags = forbidden_flags
+        self._listens = listens
+        self._poll_every = poll_every
+        self._next_poll = 0.0
+        self._appetites: dict[str, _Appetite] = {}
+        self._written_wants: frozenset[str] | None = None
+        self._wake = asyncio.Event()
+        self._stopped = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # Words from outside
+
+    def word(self, queue: str) -> None:
+        """A word came for a queue (NOTIFY): something has become ready."""
+        pool = self._pools.get(queue)
+        if pool is None:
+            return
+        appetite = self._appetite(pool)
+        now = self._clock.monotonic()
+        if now - appetite.words_since > 1.0:
+            appetite.words, appetite.words_since = 0, now
+        appetite.words += 1
+        rate = appetite.words / max(now - appetite.words_since, 0.2)
+        if appetite.wants and (pool.room == 0 or rate > _HOT_RATE):
+            appetite.wants = False
+            appetite.hot = pool.room > 0
+            appetite.last_found = now
+        appetite.hungry = True
+        self._wake.set()
+
+    def ready(self, queues: Iterable[str]) -> None:
+        """Something has become ready in these queues: the timer, a settled head, an RPC or the heartbeat says so."""
+        for queue in queues:
+            pool = self._pools.get(queue)
+            if pool is not None:
+                self._appetite(pool).hungry = True
+                self._wake.set()
+
+    def look_everywhere(self) -> None:
+        """Words may have been missed: a new worker row, a listener that is back, a reload."""
+        self._written_wants = None
+        for pool in self._pools:
+            appetite = self._appetite(pool)
+            appetite.hungry, appetite.wants, appetite.hot = True, False, False
+        self._wake.set()
+
+    def listening(self, connected: bool) -> None:
+        """The listener has connected, or lost its connection."""
+        if connected:
+            self.look_everywhere()
+
+    def slot_freed(self, pool: Pool) -> None:
+        """A delivery ended."""
+        if self._appetite(pool).hungry or pool.cluster:
+            self._wake.set()
+
+    async def stop(self) -> None:
+        """Leases nothing more; returns when a lease that was on its way has been handed out."""
+        self._stopped = True
+        self._wake.set()
+        await self._idle.wait()
+
+    # The loop
+
+    async def run(self) -> None:
+        """Leases until stopped."""
+        pause = 0.0
+        while not self._halted():
+            await self._until_useful()
+            if pause:
+                await asyncio.sleep(pause)
+            if self._halted() or not self._worker.trusted:
+                continue
+            self._idle.clear()
+            try:
+                await self._lease_once()
+                pause = 0.0
+            except DatabaseUnavailable as error:
+                self._on_error(error)
+                pause = min(max(pause * 2, 0.1), 2.0)
+            finally:
+                self._idle.set()
+
+    def _halted(self) -> bool:
+        return self._stopped
+
+    def _appetite(self, pool: Pool) -> _Appetite:
+        appetite = self._appetites.get(pool.name)
+        if appetite is None:
+            appetite = self._appetites[pool.name] = _Appetite()
+        return appetite
+
+    async def _until_useful(self) -> None:
+        """Waits until some pool is hungry and has room (or must give slots back), on a worker row that is trusted."""
+        while not self._halted():
+            self._wake.clear()
+            now = self._clock.monotonic()
+            next_look = self._look_round(now)
+            if self._worker.trusted and (
+                any(self._can_lease(pool) for pool in self._pools) or self._wanted_words() != self._written_wants
+            ):
+                return
+            try:
+                async with asyncio.timeout(None if next_look is None else max(0.0, next_look - now)):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _can_lease(self, pool: Pool) -> bool:
+        if pool.paused:
+            return False
+        if pool.cluster:
+            appetite = self._appetite(pool)
+            return (appetite.hungry and pool.room > 0) or (not appetite.hungry and pool.slots > pool.in_flight)
+        return pool.free > 0 and self._appetite(pool).hungry
+
+    def _look_round(self, now: float) -> float | None:
+        """Makes pools hungry whose time to look again has come; returns when the next one's comes."""
+        times: list[float] = []
+        if self._poll_every is not None:
+            if self._next_poll <= now:
+                self._next_poll = now + self._poll_every
+                for pool in self._pools:
+                    self._appetite(pool).hungry = True
+            times.append(self._next_poll)
+        for pool in self._pools:
+            appetite = self._appetite(pool)
+            while appetite.look_at and appetite.look_at[0] <= now:
+                appetite.look_at.pop(0)
+                appetite.hungry = True
+            times += appetite.look_at[:1]
+        return min(times, default=None)
+
+    async def _lease_once(self) -> None:
+        worker_id = self._worker.id
+        if worker_id is None:
+            return
+        await self._balance_slots(worker_id)
+        asked = [pool for pool in self._pools if pool.free > 0 and self._appetite(pool).hungry]
+        if asked:
+            await self._lease_for(asked, worker_id)
+        await self._write_wants(worker_id)
+
+    async def _lease_for(self, asked: Sequence[Pool], worker_id: int) -> None:
+        requests = [LeaseRequest(pool.names, pool.free) for pool in asked]
+        wants_before = {pool.name: self._appetite(pool).wants for pool in asked}
+        # A word that comes while the statement runs makes its pool hungry again.
+        for pool, request in zip(asked, requests, strict=True):
+            pool.reserved = request.free
+            self._appetite(pool).hungry = False
+        jobs: list[LeasedJob] = []
+        started = self._clock.monotonic()
+        try:
+            jobs = await self._store.lease(worker_id, requests, self.forbidden_flags)
+        except DatabaseUnavailable:
+            for pool in asked:
+                self._appetite(pool).hungry = True
+            self._on_batch("error", self._clock.monotonic() - started)
+            raise
+        finally:
+            for pool in asked:
+                pool.reserved = 0
+        self._on_batch("ok" if jobs else "empty", self._clock.monotonic() - started)
+        got = self._hand_out(jobs, worker_id)
+        for pool, request in zip(asked, requests, strict=True):
+            self._learn(pool, got.get(pool.name, 0), request.free, wanted=wants_before[pool.name])
+
+    def _hand_out(self, jobs: Sequence[LeasedJob], worker_id: int) -> dict[str, int]:
+        got: dict[str, int] = {}
+        if self._worker.id != worker_id or not self._worker.trusted:
+            # The answer came too late: the row's time is up, and the jobs go back when it is reaped.
+            _log.warning("lease_came_too_late", worker=worker_id, jobs=len(jobs))
+            return got
+        for job in jobs:
+            pool = self._pools.get(job.queue)
+            assert pool is not None, "leased a queue that was not asked for"
+            got[pool.name] = got.get(pool.name, 0) + 1
+            self._start(job, pool)
+        return got
+
+    def _learn(self, pool: Pool, got: int, asked: int, *, wanted: bool) -> None:
+        """Draws the conclusion from one lease. `wanted`: words were asked for before the statement was sent."""
+        appetite = self._appetite(pool)
+        now = self._clock.monotonic()
+        if got:
+            appetite.last_found = now
+        if got == asked:
+            appetite.hungry = True
+            return
+        if appetite.hot:
+            if now - appetite.last_found < _HOT_LINGER:
+                appetite.look_at = [now + _HOT_POLL]
+                return
+            appetite.hot = False
+        if self._listens and not wanted and not appetite.wants:
+            appetite.wants = True
+            appetite.hungry = True  # once more, after the wish is written
+            appetite.look_at = [now + seconds for seconds in _SECOND_LOOKS]
+
+    def _wanted_words(self) -> frozenset[str]:
+        if not self._listens:
+            return frozenset()
+        words = {TIMER_WORD, LANES_WORD}
+        for pool in self._pools:
+            if self._appetite(pool).wants:
+                words.update(pool.names)
+        return frozenset(words)
+
+    async def _write_wants(self, worker_id: int) -> None:
+        words = self._wanted_words()
+        if words != self._written_wants:
+            await self._store.want(worker_id, words)
+            self._written_wants = words
+
+    async def _balance_slots(self, worker_id: int) -> None:
+        """Takes slots of the cluster's limits for hungry pools, and gives back those that stand idle."""
+        for pool in self._pools:
+            if not pool.cluster:
+                continue
+            busy = pool.in_flight + pool.reserved
+            if self._appetite(pool).hungry and not pool.paused:
+                if pool.slots < pool.limit:
+                    pool.slots = await self._store.acquire_slots(worker_id, pool.name, pool.limit, pool.limit)
+                if pool.slots <= busy:
+                    # All slots are taken elsewhere. Whoever gives one back says a word.
+                    appetite = self._appetite(pool)
+                    appetite.hungry, appetite.wants = False, self._listens
+                    appetite.look_at = [self._clock.monotonic() + 1.0]
+            elif pool.slots > busy:
+                # Counted as given back before it is: if the answer is lost, fewer run, never more.
+                spare = pool.slots - busy
+                pool.slots -= spare
+                await self._store.release_slots(worker_id, pool.name, spare)
+                await self._store.notify(pool.names)

@@ -1,0 +1,87 @@
+"""The pools: how many deliveries of each queue may be in flight here, under all of its names; which are paused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """One queue of the configuration. Changed only on the event loop."""
+
+    name: str
+    names: tuple[str, ...]
+    """The name and its aliases: all share the limit."""
+    limit: int
+    cluster: bool = False
+    """The limit counts for all daemons: what may run here is also bounded by the slots held."""
+    slots: int = 0
+    """Slots of the cluster's limit that this daemon holds."""
+    paused: bool = False
+    in_flight: int = 0
+    reserved: int = 0
+    """Slots a lease statement that is on its way may fill."""
+
+    @property
+    def room(self) -> int:
+        """Slots of this daemon's own limit that are free (never negative: a limit may have been lowered)."""
+        return max(0, self.limit - self.in_flight - self.reserved)
+
+    @property
+    def free(self) -> int:
+        """Slots that may be leased for now."""
+        if self.paused:
+            return 0
+        if self.cluster:
+            return max(0, min(self.room, self.slots - self.in_flight - self.reserved))
+        return self.room
+
+
+class Pools:
+    """The pools by any of their names."""
+
+    def __init__(self, pools: Iterable[Pool]) -> None:
+        self._pools: list[Pool] = []
+        self._by_name: dict[str, Pool] = {}
+        self.replace(pools)
+
+    def __iter__(self) -> Iterator[Pool]:
+        return iter(self._pools)
+
+    def get(self, name: str) -> Pool | None:
+        """The pool that serves the queue `name`, if this daemon does."""
+        return self._by_name.get(name)
+
+    @property
+    def names(self) -> list[str]:
+        """Every queue name served, sorted."""
+        return sorted(self._by_name)
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries running in all pools."""
+        return sum(pool.in_flight for pool in self._pools)
+
+    def replace(self, pools: Iterable[Pool]) -> None:
+        """Takes over new pools (reload); one that stays, by name, keeps what it has in flight."""
+        old = {pool.name: pool for pool in self._pools}
+        self._pools = []
+        for new in pools:
+            pool = old.get(new.name, new)
+            pool.names, pool.limit, pool.cluster, pool.paused = new.names, new.limit, new.cluster, new.paused
+            self._pools.append(pool)
+        self._by_name = {name: pool for pool in self._pools for name in pool.names}
+
+    def set_paused(self, paused: frozenset[str]) -> list[Pool]:
+        """Applies what the database says is paused; returns the pools that may go on now."""
+        resumed = []
+        for pool in self._pools:
+            now = all(name in paused for name in pool.names)
+            if pool.paused and not now:
+                resumed.append(pool)
+            pool.paused = now
+        return resumed

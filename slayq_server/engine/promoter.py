@@ -1,0 +1,156 @@
+"""What has become due, what a dead worker held, which serial queue lacks a head.
+
+A timer that sleeps until the next job is due, not a poll: a sleep of 2 s ends at 2.0 s. The heartbeat looks further
+ahead (every few seconds), so a word from outside is only needed for what falls due before the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from slayq_server.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from slayq_server.clock import Clock
+    from slayq_server.model import Promoted, Reaped
+
+_BATCH = 500
+_SWEEP_PAUSE = 0.1
+"""Seconds between two sweeps of the serial queues, at the least."""
+_log = structlog.get_logger()
+
+
+class PromoterStore(Protocol):
+    """What the promoter asks of the database."""
+
+    async def promote(self, most: int) -> Promoted: ...
+    async def advance_headless_lanes(self, most: int) -> tuple[str, ...]: ...
+    async def reap(self, most: int) -> tuple[list[Reaped], tuple[str, ...]]: ...
+
+
+class Promoter:
+    """Moves jobs on when their time comes."""
+
+    def __init__(
+        self,
+        store: PromoterStore,
+        clock: Clock,
+        *,
+        on_ready: Callable[[Iterable[str]], None],
+        on_promoted: Callable[[Promoted], None],
+        on_reaped: Callable[[list[Reaped]], None],
+        on_error: Callable[[DatabaseUnavailable], None],
+    ) -> None:
+        """Does nothing yet.
+
+        Args:
+            store: the database.
+            clock: measures the wait.
+            on_ready: called with queues that have something new to lease.
+            on_promoted: called with what each pass found, for the metrics.
+            on_reaped: called with jobs taken back from dead workers.
+            on_error: called when the database is away.
+        """
+        self._store = store
+        self._clock = clock
+        self._on_ready = on_ready
+        self._on_promoted = on_promoted
+        self._on_reaped = on_reaped
+        self._on_error = on_error
+        self._wake = asyncio.Event()
+        self._due_at: float | None = None
+        self._sweep_at: float | None = None
+        self._reap_wanted = False
+
+    def due_in(self, seconds: float | None) -> None:
+        """A job is due in so many seconds (None: no news)."""
+        if seconds is None:
+            return
+        at = self._clock.monotonic() + max(0.0, seconds)
+        if self._due_at is None or at < self._due_at:
+            self._due_at = at
+            self._wake.set()
+
+    def sweep(self) -> None:
+        """Some serial queue may have lost its head."""
+        if self._sweep_at is None:
+            self._sweep_at = self._clock.monotonic() + _SWEEP_PAUSE
+            self._wake.set()
+
+    def reap(self) -> None:
+        """Some worker's time is up."""
+        self._reap_wanted = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Promotes, sweeps and reaps until cancelled."""
+        pause = 0.0
+        while True:
+            if pause:
+                await asyncio.sleep(pause)
+            await self._until_due()
+            try:
+                await self._pass()
+                pause = 0.0
+            except DatabaseUnavailable as error:
+                self._on_error(error)
+                pause = min(max(pause * 2, 0.1), 2.0)
+
+    async def _until_due(self) -> None:
+        while True:
+            now = self._clock.monotonic()
+            times = [at for at in (self._due_at, self._sweep_at) if at is not None]
+            if self._reap_wanted or any(at <= now for at in times):
+                return
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(min(times) - now if times else None):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+
+    async def _pass(self) -> None:
+        now = self._clock.monotonic()
+        if self._reap_wanted:
+            await self._reap()
+        if self._due_at is not None and self._due_at <= now:
+            await self._promote()
+        if self._sweep_at is not None and self._sweep_at <= now:
+            # Forgotten first: a word that comes while the statement runs asks for another sweep.
+            self._sweep_at = None
+            try:
+                ready = await self._store.advance_headless_lanes(_BATCH)
+            except DatabaseUnavailable:
+                self.sweep()
+                raise
+            if ready:
+                self._on_ready(ready)
+
+    async def _promote(self) -> None:
+        planned, self._due_at = self._due_at, None
+        try:
+            promoted = await self._store.promote(_BATCH)
+        except DatabaseUnavailable:
+            self.due_in(0.0 if planned is not None else None)
+            raise
+        self._on_promoted(promoted)
+        if promoted.ready:
+            self._on_ready(promoted.ready)
+        if promoted.count == _BATCH:
+            self.due_in(0.0)
+        else:
+            self.due_in(promoted.due_in)
+
+    async def _reap(self) -> None:
+        reaped, ready = await self._store.reap(_BATCH)
+        self._reap_wanted = len(reaped) == _BATCH
+        if reaped:
+            self._on_reaped(reaped)
+        back = {job.queue for job in reaped if job.fate == "ready"}.union(ready)
+        if back:
+            self._on_ready(back)

@@ -1,0 +1,161 @@
+"""This process's row among the workers: its renewal, and how long it may be trusted.
+
+Every lease this daemon holds is as good as this one row. The daemon stops trusting itself before the others stop
+trusting it: the trust deadline is counted on its own monotonic clock from the moment a renewal was *sent*, and ends
+`MARGIN` of the lease early. So a daemon cut off from Postgres has closed its deliveries when its jobs go to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from slayq_server.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from slayq_server.clock import Clock
+    from slayq_server.model import Heartbeat
+
+MARGIN = 0.2
+"""The share of the lease that is kept back for closing deliveries and for clocks that run a little apart."""
+_log = structlog.get_logger()
+
+
+class WorkerStore(Protocol):
+    """What the worker asks of the database."""
+
+    async def register_worker(self, name: str, version: str, queues: Sequence[str], lease_seconds: float) -> int: ...
+    async def renew_worker(self, worker_id: int, lease_seconds: float, queues: Sequence[str]) -> Heartbeat: ...
+    async def retire_worker(self, worker_id: int) -> None: ...
+
+
+class Worker:
+    """One daemon process, which is one worker row at a time; a new row after each loss of trust."""
+
+    def __init__(
+        self,
+        store: WorkerStore,
+        clock: Clock,
+        *,
+        name: str,
+        version: str,
+        queues: Sequence[str],
+        lease: float,
+        renew_every: float,
+        on_start: Callable[[int], None],
+        on_heartbeat: Callable[[Heartbeat], None],
+        on_lost: Callable[[int], None],
+        on_renewal: Callable[[str], None] = lambda _result: None,
+    ) -> None:
+        """Does nothing yet.
+
+        Args:
+            store: the database.
+            clock: measures trust.
+            name: for people; need not be unique.
+            version: of the server.
+            queues: every queue name served.
+            lease: seconds a renewal is good for.
+            renew_every: seconds between renewals.
+            on_start: called with the id of each new row.
+            on_heartbeat: called with what each renewal brought.
+            on_lost: called with the id when trust has ended: close all deliveries, forget all outcomes.
+            on_renewal: called with ok, failed or lost, for the metrics.
+        """
+        self._store = store
+        self._clock = clock
+        self._name = name
+        self._version = version
+        self._queues = list(queues)
+        self._lease = lease
+        self._renew_every = renew_every
+        self._on_start = on_start
+        self._on_heartbeat = on_heartbeat
+        self._on_lost = on_lost
+        self._on_renewal = on_renewal
+        self._trust_until = float("-inf")
+        self.id: int | None = None
+        """The row's id while there is one."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether what this daemon holds may be delivered and settled now."""
+        return self.id is not None and self._clock.monotonic() < self._trust_until
+
+    def set_queues(self, queues: Sequence[str]) -> None:
+        """Changes what the next row says is served (reload). Heartbeats ask about these from now on."""
+        self._queues = list(queues)
+
+    async def run(self) -> None:
+        """Holds a row until cancelled; after each loss a new one."""
+        while True:
+            await self._register()
+            await self._renew_until_lost()
+            await self._let_go()
+
+    async def retire(self) -> None:
+        """Ends the row at shutdown, so that nobody waits for it to expire."""
+        if self.id is not None:
+            worker_id, self.id = self.id, None
+            await self._store.retire_worker(worker_id)
+
+    def _trust_from(self, sent: float) -> None:
+        self._trust_until = sent + self._lease * (1 - MARGIN)
+
+    async def _register(self) -> None:
+        pause = 0.1
+        while True:
+            sent = self._clock.monotonic()
+            try:
+                worker_id = await self._store.register_worker(self._name, self._version, self._queues, self._lease)
+                break
+            except DatabaseUnavailable as error:
+                _log.warning("worker_not_registered", error=str(error), retry_seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+        self.id = worker_id
+        self._trust_from(sent)
+        _log.info("worker_started", worker=worker_id, queues=self._queues)
+        self._on_start(worker_id)
+
+    async def _renew_until_lost(self) -> None:
+        assert self.id is not None
+        wait = 0.0  # the first heartbeat tells at once what there is to do
+        while True:
+            await asyncio.sleep(max(0.0, min(wait, self._remaining())))
+            if self._remaining() <= 0:
+                return
+            sent = self._clock.monotonic()
+            try:
+                async with asyncio.timeout(self._remaining()):
+                    heartbeat = await self._store.renew_worker(self.id, self._lease, self._queues)
+            except (DatabaseUnavailable, TimeoutError) as error:
+                self._on_renewal("failed")
+                _log.warning("worker_renewal_failed", worker=self.id, error_type=type(error).__name__)
+                wait = min(1.0, self._renew_every)
+                continue
+            if not heartbeat.held:
+                return
+            self._trust_from(sent)
+            self._on_renewal("ok")
+            self._on_heartbeat(heartbeat)
+            wait = self._renew_every - (self._clock.monotonic() - sent)
+
+    def _remaining(self) -> float:
+        return self._trust_until - self._clock.monotonic()
+
+    async def _let_go(self) -> None:
+        assert self.id is not None
+        lost, self.id = self.id, None
+        self._trust_until = float("-inf")
+        self._on_renewal("lost")
+        _log.error("worker_lost", worker=lost)
+        self._on_lost(lost)
+        try:
+            await self._store.retire_worker(lost)  # spares the others the wait, where the database is there
+        except DatabaseUnavailable:
+            _log.info("worker_not_retired", worker=lost)
