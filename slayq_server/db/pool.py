@@ -92,11 +92,11 @@ class Pool:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Connections by state: idle, used."""
+        """Connections by state: idle, in_use."""
         if self._pool is None:
-            return {"idle": 0, "used": 0}
+            return {"idle": 0, "in_use": 0}
         idle = self._pool.get_idle_size()
-        return {"idle": idle, "used": self._pool.get_size() - idle}
+        return {"idle": idle, "in_use": self._pool.get_size() - idle}
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:

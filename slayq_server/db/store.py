@@ -70,6 +70,10 @@ class Store:
         rows = await self._pool.fetch("lease", worker_id, names, pools, free, list(forbidden_flags) or None)
         return [LeasedJob(*row) for row in rows]
 
+    async def release_unknown(self, worker_id: int, known: Sequence[int]) -> tuple[str, ...]:
+        """Gives back jobs that this worker holds without knowing of them; the queues that are ready again."""
+        return tuple(await self._pool.fetchval("release_unknown", worker_id, list(known)))
+
     async def settle(self, worker_id: int, batch: Sequence[Settlement], *, keep_done: bool = False) -> Settled:
         """Writes outcomes down, each only under the lease it was reached under. One statement for each kind."""
         kinds: dict[OutcomeKind, list[Settlement]] = {}

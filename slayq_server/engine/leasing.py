@@ -40,6 +40,8 @@ _HOT_LINGER = 0.25
 """Seconds without a job after which a polling pool goes back to words."""
 _SECOND_LOOKS = (0.1, 1.0)
 """Seconds after which a pool that has run dry looks again: the caller's transaction may have been open meanwhile."""
+_DOUBTS = (0.0, 1.0, 5.0, 20.0)
+"""Seconds after a lease whose answer was lost at which to look for jobs that it may have committed all the same."""
 TIMER_WORD = "@timer"
 LANES_WORD = "@lanes"
 _log = structlog.get_logger()
@@ -51,6 +53,7 @@ class LeasingStore(Protocol):
     async def lease(
         self, worker_id: int, requests: Sequence[LeaseRequest], forbidden_flags: Sequence[str] = ()
     ) -> list[LeasedJob]: ...
+    async def release_unknown(self, worker_id: int, known: Sequence[int]) -> tuple[str, ...]: ...
     async def want(self, worker_id: int, words: Iterable[str]) -> None: ...
     async def acquire_slots(self, worker_id: int, queue: str, wanted: int, limit: int) -> int: ...
     async def release_slots(self, worker_id: int, queue: str, number: int) -> None: ...
@@ -81,6 +84,7 @@ class Leaser:
         clock: Clock,
         *,
         start: Callable[[LeasedJob, Pool], None],
+        held: Callable[[], Sequence[int]],
         on_batch: Callable[[str, float], None],
         on_error: Callable[[DatabaseUnavailable], None],
         forbidden_flags: Sequence[str] = (),
@@ -95,6 +99,7 @@ class Leaser:
             pools: whose free slots are filled.
             clock: measures.
             start: called with each leased job and its pool, in the order in which they are to start.
+            held: the ids of all jobs in hand, delivered or on their way to be settled.
             on_batch: called with ok, empty or error and the seconds that a lease took.
             on_error: called when the database is away.
             forbidden_flags: jobs with any of these flags are left alone.
@@ -106,6 +111,7 @@ class Leaser:
         self._pools = pools
         self._clock = clock
         self._start = start
+        self._held = held
         self._on_batch = on_batch
         self._on_error = on_error
         self.forbidden_flags = forbidden_flags
@@ -114,6 +120,7 @@ class Leaser:
         self._next_poll = 0.0
         self._appetites: dict[str, _Appetite] = {}
         self._written_wants: frozenset[str] | None = None
+        self._doubts: list[float] = []
         self._wake = asyncio.Event()
         self._stopped = False
         self._idle = asyncio.Event()
@@ -208,7 +215,9 @@ class Leaser:
             now = self._clock.monotonic()
             next_look = self._look_round(now)
             if self._worker.trusted and (
-                any(self._can_lease(pool) for pool in self._pools) or self._wanted_words() != self._written_wants
+                any(self._can_lease(pool) for pool in self._pools)
+                or self._wanted_words() != self._written_wants
+                or (self._doubts and self._doubts[0] <= now)
             ):
                 return
             try:
@@ -227,7 +236,7 @@ class Leaser:
 
     def _look_round(self, now: float) -> float | None:
         """Makes pools hungry whose time to look again has come; returns when the next one's comes."""
-        times: list[float] = []
+        times = self._doubts[:1]
         if self._poll_every is not None:
             if self._next_poll <= now:
                 self._next_poll = now + self._poll_every
@@ -246,6 +255,7 @@ class Leaser:
         worker_id = self._worker.id
         if worker_id is None:
             return
+        await self._resolve_doubts(worker_id)
         await self._balance_slots(worker_id)
         asked = [pool for pool in self._pools if pool.free > 0 and self._appetite(pool).hungry]
         if asked:
@@ -266,7 +276,9 @@ class Leaser:
         except DatabaseUnavailable:
             for pool in asked:
                 self._appetite(pool).hungry = True
-            self._on_batch("error", self._clock.monotonic() - started)
+            now = self._clock.monotonic()
+            self._on_batch("error", now - started)
+            self._doubts = [now + seconds for seconds in _DOUBTS]
             raise
         finally:
             for pool in asked:
@@ -275,6 +287,14 @@ class Leaser:
         got = self._hand_out(jobs, worker_id)
         for pool, request in zip(asked, requests, strict=True):
             self._learn(pool, got.get(pool.name, 0), request.free, wanted=wants_before[pool.name])
+
+    async def _resolve_doubts(self, worker_id: int) -> None:
+        """After a lease whose answer was lost: what it committed, then or a little later, is held by us unknowingly."""
+        now = self._clock.monotonic()
+        if not self._doubts or self._doubts[0] > now:
+            return
+        self.ready(await self._store.release_unknown(worker_id, self._held()))
+        self._doubts = [at for at in self._doubts if at > now]
 
     def _hand_out(self, jobs: Sequence[LeasedJob], worker_id: int) -> dict[str, int]:
         got: dict[str, int] = {}

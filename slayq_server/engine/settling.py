@@ -57,7 +57,7 @@ class Settler:
         self._on_error = on_error
         self._waiting: deque[tuple[int, Settlement]] = deque()
         self._locked: list[tuple[int, Settlement]] = []
-        self._in_hand = 0
+        self._in_hand: list[Settlement] = []
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -76,6 +76,11 @@ class Settler:
         self._locked = [item for item in self._locked if item[0] != worker_id]
         self._note_emptiness()
         return before - len(self._waiting) - len(self._locked)
+
+    def job_ids(self) -> list[int]:
+        """The jobs whose outcomes are in hand."""
+        waiting = [settlement.job_id for _, settlement in (*self._waiting, *self._locked)]
+        return waiting + [settlement.job_id for settlement in self._in_hand]
 
     async def drained(self) -> None:
         """Returns when everything taken over has been written down or dropped."""
@@ -110,14 +115,14 @@ class Settler:
         batch: list[Settlement] = []
         while self._waiting and self._waiting[0][0] == worker_id and len(batch) < _BATCH:
             batch.append(self._waiting.popleft()[1])
-        self._in_hand = len(batch)
+        self._in_hand = batch
         try:
             settled = await self._store.settle(worker_id, batch, keep_done=self.keep_done)
         except BaseException:
             self._waiting.extendleft((worker_id, settlement) for settlement in reversed(batch))
             raise
         finally:
-            self._in_hand = 0
+            self._in_hand = []
         for settlement in batch:
             verdict = settled.verdicts.get(settlement.job_id, "stale")
             if verdict == "locked":

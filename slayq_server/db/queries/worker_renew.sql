@@ -2,7 +2,7 @@
 -- $1 worker id, $2 lease in seconds, $3 queue names served text[]
 -- An expired row is never renewed: others may already have taken its jobs.
 with renewed as (
-    update slayq.worker set renewed_at = now(), expires_at = now() + make_interval(secs => $2)
+    update slayq.worker set renewed_at = now(), queues = $3, expires_at = now() + make_interval(secs => $2)
     where id = $1 and expires_at > now()
     returning id
 )

@@ -1,0 +1,193 @@
+"""Cron ticks: each once in the cluster, because the row of a schedule is moved in the transaction that adds the job.
+
+The row's `next_at` only ever moves forward, so a clock that is set back cannot repeat a tick. A tick that comes while
+nobody was there to fire it is missed; the schedule's `catch_up` says what becomes of missed ticks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from slayq_server.engine.crontab import Crontab
+from slayq_server.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
+
+    from slayq_server.clock import Clock
+    from slayq_server.model import ScheduleRow, ScheduleTimes
+
+ON_TIME = timedelta(seconds=60)
+"""A tick this late at the most is on time; a later one was missed."""
+_MOST_CAUGHT_UP = 10_000
+_log = structlog.get_logger()
+
+
+class Firing(Protocol):
+    """The transaction in which due schedules fire."""
+
+    due: list[ScheduleRow]
+
+    async def add(self, schedule: ScheduleRow, payload: str, tick: datetime) -> bool: ...
+    async def move(self, schedule_id: str, next_at: datetime, fired: datetime | None) -> None: ...
+
+
+class ScheduleStore(Protocol):
+    """What the scheduler asks of the database."""
+
+    async def register(self, schedule: ScheduleRow) -> None: ...
+    async def times(self, ids: Sequence[str]) -> list[ScheduleTimes]: ...
+    def firing(self, ids: Sequence[str]) -> AbstractAsyncContextManager[Firing]: ...
+
+
+def ticks_to_fire(schedule: ScheduleRow, crontab: Crontab) -> list[datetime]:
+    """The ticks of a due schedule that are to fire now, oldest first: the one on time, and missed ones by `catch_up`.
+
+    none: only a tick that is on time. last: the last one, however late. all: each within the window, and the last.
+    """
+    window = timedelta(seconds=schedule.catch_up_window)
+    if schedule.catch_up != "all":
+        latest = _latest(schedule, crontab)
+        if schedule.catch_up == "none" and schedule.now - latest > ON_TIME:
+            return []
+        return [latest]
+    since = max(schedule.next_at, schedule.now - window)
+    just_before = timedelta(microseconds=1)
+    ticks = crontab.ticks_between(since - just_before, schedule.now, _MOST_CAUGHT_UP)
+    return ticks or [_latest(schedule, crontab)]
+
+
+def _latest(schedule: ScheduleRow, crontab: Crontab) -> datetime:
+    """The last tick up to now. Looks back in growing steps, so that a year away costs no walk through its minutes."""
+    back = timedelta(minutes=2)
+    while True:
+        since = max(schedule.next_at, schedule.now - back)
+        ticks = crontab.ticks_between(since - timedelta(microseconds=1), schedule.now, _MOST_CAUGHT_UP)
+        if ticks:
+            return ticks[-1]
+        if since == schedule.next_at:
+            return schedule.next_at
+        back *= 8
+
+
+def payload_of(schedule: ScheduleRow) -> str:
+    """The payload of a schedule's job, as JSON text; `data` goes in as it was stored."""
+    head = json.dumps({"url": schedule.url, "retry": 0, "event": schedule.event})
+    return f'{head[:-1]}, "data": {schedule.data}}}'
+
+
+class Scheduler:
+    """Fires the schedules of this daemon's configuration."""
+
+    def __init__(
+        self,
+        store: ScheduleStore,
+        clock: Clock,
+        *,
+        on_fired: Callable[[ScheduleRow, str, int], None],
+        on_times: Callable[[Sequence[ScheduleTimes]], None],
+        on_error: Callable[[DatabaseUnavailable], None],
+    ) -> None:
+        """Does nothing yet.
+
+        Args:
+            store: the database.
+            clock: measures the wait.
+            on_fired: called with a schedule, a result (fired, caught_up, skipped, missed) and how many ticks.
+            on_times: called with the next and last ticks, after each change.
+            on_error: called when the database is away.
+        """
+        self._store = store
+        self._clock = clock
+        self._on_fired = on_fired
+        self._on_times = on_times
+        self._on_error = on_error
+        self._schedules: list[ScheduleRow] = []
+        self._registered = False
+        self._due_at: float | None = None
+        self._wake = asyncio.Event()
+
+    def replace(self, schedules: Sequence[ScheduleRow]) -> None:
+        """Takes over the schedules of a (new) configuration; they are written to the database by `run`."""
+        self._schedules = list(schedules)
+        self._registered = False
+        self._wake.set()
+
+    def look(self) -> None:
+        """The heartbeat says that a tick is due, or the database is back: look at the rows again."""
+        self._due_at = self._clock.monotonic()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Fires ticks until cancelled."""
+        pause = 0.0
+        while True:
+            if pause:
+                await asyncio.sleep(pause)
+            await self._until_due()
+            try:
+                if not self._registered:
+                    await self._register()
+                else:
+                    await self._fire()
+                self._plan(await self._store.times(self._ids()) if self._schedules else [])
+                pause = 0.0
+            except DatabaseUnavailable as error:
+                self._on_error(error)
+                pause = min(max(pause * 2, 0.2), 2.0)
+
+    def _ids(self) -> list[str]:
+        return [schedule.id for schedule in self._schedules]
+
+    async def _register(self) -> None:
+        schedules = self._schedules
+        for schedule in schedules:
+            await self._store.register(schedule)
+        self._registered = schedules is self._schedules
+
+    def _plan(self, times: Sequence[ScheduleTimes]) -> None:
+        now = self._clock.monotonic()
+        # Locked by another daemon, or this clock is a little ahead: not more often than every 50 ms.
+        self._due_at = min((now + max(0.05, entry.due_in) for entry in times), default=None)
+        self._on_times(times)
+
+    async def _until_due(self) -> None:
+        while self._registered:
+            now = self._clock.monotonic()
+            if self._due_at is not None and self._due_at <= now:
+                return
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(None if self._due_at is None else self._due_at - now):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+
+    async def _fire(self) -> None:
+        fired: list[tuple[ScheduleRow, str, int]] = []
+        async with self._store.firing(self._ids()) as firing:
+            for schedule in firing.due:
+                fired.append(await self._fire_one(firing, schedule))
+        for schedule, result, number in fired:
+            _log.info("schedule_fired", schedule=schedule.id, result=result, ticks=number)
+            self._on_fired(schedule, result, number)
+
+    async def _fire_one(self, firing: Firing, schedule: ScheduleRow) -> tuple[ScheduleRow, str, int]:
+        crontab = Crontab.parse(schedule.cron)
+        ticks = ticks_to_fire(schedule, crontab)
+        payload = payload_of(schedule)
+        added = [await firing.add(schedule, payload, tick) for tick in ticks]
+        await firing.move(schedule.id, crontab.next_after(schedule.now), ticks[-1] if ticks else None)
+        if not ticks:
+            return schedule, "missed", 1
+        if not any(added):
+            return schedule, "skipped", 1
+        late = len(ticks) > 1 or schedule.now - ticks[-1] > ON_TIME
+        return schedule, "caught_up" if late else "fired", len(ticks)

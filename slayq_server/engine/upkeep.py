@@ -1,0 +1,95 @@
+"""What is done now and then: the gauges' snapshot, and pruning what has been kept long enough."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from slayq_server.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SNAPSHOT_EVERY = 14.0
+"""Seconds; scrapes must not read anything older than 15 s."""
+PRUNE_EVERY = 60.0
+_PRUNE_BATCH = 1000
+_TRIGGER_AGE = 3600.0
+_TRIGGERS_KEPT = 100_000
+_log = structlog.get_logger()
+
+SnapshotRow = tuple[str, str, str, int, float | None]
+
+
+class UpkeepStore(Protocol):
+    """What upkeep asks of the database."""
+
+    async def snapshot(self) -> list[SnapshotRow]: ...
+    async def prune(self, statement: str, *limits: float) -> int: ...
+
+
+class Upkeep:
+    """Two slow loops over the database."""
+
+    def __init__(
+        self,
+        store: UpkeepStore,
+        *,
+        on_snapshot: Callable[[Sequence[SnapshotRow]], None],
+        on_error: Callable[[DatabaseUnavailable], None],
+        done_kept: float | None,
+        dead_kept: float,
+    ) -> None:
+        """Does nothing yet.
+
+        Args:
+            store: the database.
+            on_snapshot: called with each snapshot's rows.
+            on_error: called when the database is away.
+            done_kept: seconds that history is kept; None: there is none.
+            dead_kept: seconds that dead letters are kept.
+        """
+        self._store = store
+        self._on_snapshot = on_snapshot
+        self._on_error = on_error
+        self.done_kept = done_kept
+        self.dead_kept = dead_kept
+
+    async def run_snapshots(self) -> None:
+        """Takes snapshots until cancelled."""
+        while True:
+            try:
+                self._on_snapshot(await self._store.snapshot())
+            except DatabaseUnavailable as error:
+                self._on_error(error)
+            await asyncio.sleep(SNAPSHOT_EVERY)
+
+    async def run_pruning(self) -> None:
+        """Prunes until cancelled, small batches one after the other."""
+        while True:
+            await asyncio.sleep(PRUNE_EVERY)
+            try:
+                await self.prune_once()
+            except DatabaseUnavailable as error:
+                self._on_error(error)
+
+    async def prune_once(self) -> dict[str, int]:
+        """Removes all that is past its time; how many rows of each kind went."""
+        gone = {"prune_dead": await self._prune("prune_dead", self.dead_kept, _PRUNE_BATCH)}
+        if self.done_kept is not None:
+            gone["prune_done"] = await self._prune("prune_done", self.done_kept, _PRUNE_BATCH)
+        gone["prune_triggers"] = await self._prune("prune_triggers", _TRIGGER_AGE, _TRIGGERS_KEPT, _PRUNE_BATCH)
+        return gone
+
+    async def _prune(self, statement: str, *limits: float) -> int:
+        total = 0
+        while True:
+            gone = await self._store.prune(statement, *limits)
+            total += gone
+            if gone < _PRUNE_BATCH:
+                break
+        if total:
+            _log.info("pruned", statement=statement, rows=total)
+        return total
