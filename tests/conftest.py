@@ -8,6 +8,7 @@ so that roles and settings of one worker never meet those of another.
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import asyncpg
@@ -16,9 +17,12 @@ import pytest_asyncio
 
 from slayq_server.dev.cluster import Cluster, Installation, temporary_cluster
 from tests.support.databases import Databases
+from tests.support.endpoint import Endpoint
+from tests.support.process import Program
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
+    from pathlib import Path
     from typing import Literal
 
 
@@ -26,6 +30,12 @@ class Connect(Protocol):
     """Opens a connection: to the test's own database, or to `url`. It is closed at the end of the test."""
 
     async def __call__(self, url: str | None = None, **options: Any) -> asyncpg.Connection: ...
+
+
+class StartProgram(Protocol):
+    """Starts `python -m slayq_server` with arguments. It is killed at the end of the test if it still runs."""
+
+    def __call__(self, *arguments: str, env: Mapping[str, str] | None = None) -> Program: ...
 
 
 def chosen_installation() -> Installation:
@@ -72,7 +82,9 @@ async def connect(database_url: str) -> AsyncIterator[Connect]:
     opened: list[asyncpg.Connection] = []
 
     async def open_connection(url: str | None = None, **options: Any) -> asyncpg.Connection:
-        connection = await asyncpg.connect(url or database_url, **{"timeout": 10, "command_timeout": 60, **options})
+        connection: asyncpg.Connection = await asyncpg.connect(
+            url or database_url, **{"timeout": 10, "command_timeout": 60, **options}
+        )
         opened.append(connection)
         return connection
 
@@ -85,3 +97,26 @@ async def connect(database_url: str) -> AsyncIterator[Connect]:
 async def connection(connect: Connect) -> asyncpg.Connection:
     """One connection to the test's own database."""
     return await connect()
+
+
+@pytest_asyncio.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    """An app's endpoint that answers 200 to every callback, until it is told otherwise."""
+    async with Endpoint() as running:
+        yield running
+
+
+@pytest.fixture
+def start_program(tmp_path: Path) -> Iterator[StartProgram]:
+    """Starts the real program, as often as the test likes; what it printed is shown where the test fails."""
+    started: list[Program] = []
+    with ExitStack() as stack:
+
+        def start(*arguments: str, env: Mapping[str, str] | None = None) -> Program:
+            program = stack.enter_context(Program(tmp_path / f"program-{len(started) + 1}", *arguments, env=env))
+            started.append(program)
+            return program
+
+        yield start
+    for program in started:
+        print(program.report())  # pytest shows it if the test failed
