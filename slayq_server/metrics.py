@@ -320,14 +320,14 @@ class Metrics:
 
     # ── leases ──
 
-    def lease_batch(self, result: labels.LeaseResult, seconds: float) -> None:
-        """Count one statement that asked for jobs, and observe how long it took."""
-        self._lease_batches[result].inc()
+    def lease_batch(self, result: str, seconds: float) -> None:
+        """Count a statement that asked for jobs (ok, empty; anything else is an error), and observe its duration."""
+        self._lease_batches.get(result, self._lease_batches["error"]).inc()
         self._lease_duration.observe(seconds)
 
-    def renewal(self, result: labels.RenewalResult) -> None:
-        """Count a renewal of the worker row: done, refused because the row is gone or expired, or failed."""
-        self._renewals[result].inc()
+    def renewal(self, result: str) -> None:
+        """Count a renewal of the worker row: ok, lost (the row is gone or expired); anything else has failed."""
+        self._renewals.get(result, self._renewals["failed"]).inc()
 
     def leases_lost(self, n: int) -> None:
         """Count jobs that were given up because the worker row could no longer be trusted."""
@@ -381,9 +381,10 @@ class Metrics:
 
     # ── schedules ──
 
-    def schedule_tick(self, schedule: str, result: labels.TickResult) -> None:
-        """Count a tick: fired in time, caught up later, skipped (missed and not caught up), or failed with an error."""
-        self._schedules.get(schedule, self._other_schedule).ticks[result].inc()
+    def schedule_tick(self, schedule: str, result: str, n: int = 1) -> None:
+        """Count `n` ticks by what they came to; a result that is not listed counts as `other`."""
+        ticks = self._schedules.get(schedule, self._other_schedule).ticks
+        ticks.get(result, ticks[labels.OTHER]).inc(n)
 
     def schedule_times(self, schedule: str, next_tick: datetime | None, last_tick: datetime | None) -> None:
         """Set when the schedule is next due and when it last ticked (aware datetimes); None is exported as 0."""

@@ -49,9 +49,9 @@ DESIGN: dict[str, Row] = {
     "slayq_queue_paused": ("gauge", {"queue": QUEUES}, None),
     "slayq_waits": ("gauge", {"kind": KINDS}, None),
     "slayq_waits_expired_total": ("counter", {"kind": KINDS}, None),
-    "slayq_lease_batches_total": ("counter", {"result": {"leased", "empty", "error"}}, None),
+    "slayq_lease_batches_total": ("counter", {"result": {"ok", "empty", "error"}}, None),
     "slayq_lease_duration_seconds": ("histogram", {}, LEASE_BUCKETS),
-    "slayq_worker_renewals_total": ("counter", {"result": {"ok", "lost", "error"}}, None),
+    "slayq_worker_renewals_total": ("counter", {"result": {"ok", "failed", "lost"}}, None),
     "slayq_leases_lost_total": ("counter", {}, None),
     "slayq_stale_writes_total": (
         "counter",
@@ -61,7 +61,7 @@ DESIGN: dict[str, Row] = {
     "slayq_db_pool_connections": ("gauge", {"state": {"idle", "in_use"}}, None),
     "slayq_db_errors_total": (
         "counter",
-        {"kind": {"connection", "timeout", "deadlock", "serialization", "resources", "permission", "other"}},
+        {"kind": {"connection", "timeout", "statement", "other"}},
         None,
     ),
     "slayq_listener_connected": ("gauge", {}, None),
@@ -70,7 +70,7 @@ DESIGN: dict[str, Row] = {
     "slayq_schedule_last_tick_timestamp_seconds": ("gauge", {"schedule": SCHEDULES}, None),
     "slayq_schedule_ticks_total": (
         "counter",
-        {"schedule": SCHEDULES, "result": {"fired", "caught_up", "skipped", "error"}},
+        {"schedule": SCHEDULES, "result": {"fired", "caught_up", "skipped", "missed", "other"}},
         None,
     ),
     "slayq_callback_blocked_total": (
@@ -215,9 +215,9 @@ RECORDED: dict[str, tuple[Callable[[Metrics], object], dict[str, float]]] = {
     "paused": (lambda m: m.paused("mail", True), {"slayq_queue_paused{queue=mail}": 1}),
     "waits_expired": (lambda m: m.waits_expired("event", 2), {"slayq_waits_expired_total{kind=event}": 2}),
     "lease_batch": (
-        lambda m: m.lease_batch("leased", 0.002),
+        lambda m: m.lease_batch("ok", 0.002),
         {
-            "slayq_lease_batches_total{result=leased}": 1,
+            "slayq_lease_batches_total{result=ok}": 1,
             "slayq_lease_duration_seconds_count": 1,
             "slayq_lease_duration_seconds_sum": 0.002,
         },
@@ -232,13 +232,13 @@ RECORDED: dict[str, tuple[Callable[[Metrics], object], dict[str, float]]] = {
         lambda m: m.pool({"idle": 1, "in_use": 3}),
         {"slayq_db_pool_connections{state=idle}": 1, "slayq_db_pool_connections{state=in_use}": 3},
     ),
-    "db_error": (lambda m: m.db_error("deadlock"), {"slayq_db_errors_total{kind=deadlock}": 1}),
+    "db_error": (lambda m: m.db_error("timeout"), {"slayq_db_errors_total{kind=timeout}": 1}),
     "db_error of no listed kind": (lambda m: m.db_error("42P01"), {"slayq_db_errors_total{kind=other}": 1}),
     "listener": (lambda m: m.listener(True), {"slayq_listener_connected": 1}),
     "wakeup": (lambda m: m.wakeup("timer"), {"slayq_wakeups_total{source=timer}": 1}),
     "schedule_tick": (
-        lambda m: m.schedule_tick("nightly", "caught_up"),
-        {"slayq_schedule_ticks_total{result=caught_up,schedule=nightly}": 1},
+        lambda m: m.schedule_tick("nightly", "caught_up", 3),
+        {"slayq_schedule_ticks_total{result=caught_up,schedule=nightly}": 3},
     ),
     "schedule_tick of an unknown schedule": (
         lambda m: m.schedule_tick("yearly", "fired"),
@@ -428,7 +428,7 @@ def test_every_metric_and_every_label_value_is_documented() -> None:
         bounds = {f"{float(bound):g}" for bound in (buckets or "").split() if bound != "+Inf"}
         wanted = {f"`{word}`" for word in labels.keys() | values | bounds} | {f"| {kind} |"}
         missing[name] = {word for word in wanted if word not in rows[name]}
-    assert missing == dict.fromkeys(DESIGN, set())
+    assert missing == {name: set() for name in DESIGN}
     mentioned = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"`(slayq_\w+)", text)}
     assert mentioned - DESIGN.keys() == set()
 
