@@ -131,7 +131,7 @@ async def test_a_stopped_server_starts_again_where_it_was(newest: Installation) 
         url = cluster.url()
         await ask(url, "create table kept as select 42 as number")
         for mode in ("fast", "immediate"):
-            cluster.stop(mode)  # type: ignore[arg-type]
+            cluster.stop(mode)
             assert not cluster.running
             with pytest.raises(ConnectionRefusedError):
                 await ask(url)
