@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from slayq_server import metric_labels
 from slayq_server.metrics import Metrics, Snapshot
 from slayq_server.model import CallbackResult, OutcomeKind
-from tests.promtool import promtool
+from tests.support.promtool import promtool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
