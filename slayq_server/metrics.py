@@ -343,10 +343,10 @@ class Metrics:
 
     # ── database ──
 
-    def pool(self, connections: Mapping[labels.PoolState, int]) -> None:
-        """Set the pool's connections by state."""
-        for state, count in connections.items():
-            self._pool[state].set(count)
+    def pool(self, connections: Mapping[str, int]) -> None:
+        """Set the pool's connections by state; a state that is not there has none."""
+        for state, gauge in self._pool.items():
+            gauge.set(connections.get(state, 0))
 
     def db_error(self, kind: str) -> None:
         """Count a failed database operation; a kind that is not listed counts as `other`."""
