@@ -185,6 +185,9 @@ begin
     if coalesce(length(identifier), 0) not between 1 and 128 then
         raise exception 'the queue name (identifier) must have 1 to 128 characters' using errcode = 'SQ006',
             hint = 'Use the name of a queue in slay-config.json.';
+    elsif identifier like '@%' then
+        raise exception 'the queue name (identifier) must not begin with @' using errcode = 'SQ006',
+            hint = 'Such names are the server''s own. Use the name of a queue in slay-config.json.';
     elsif length(queue_name) not between 1 and 512 then
         raise exception 'the serial queue''s name (queue_name) must have 1 to 512 characters' using errcode = 'SQ006',
             hint = 'Leave queue_name out for jobs that may run side by side.';

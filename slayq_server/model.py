@@ -140,6 +140,8 @@ class Settlement:
 
     job_id: int
     lease: int
+    queue: str
+    """As people know it: the pool's name."""
     outcome: Outcome
     strict: bool = False
     """The job keeps its serial queue while it waits for its retry."""

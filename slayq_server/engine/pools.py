@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
+
+from slayq_server.engine.backoff import BackoffPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,6 +19,15 @@ class Pool:
     names: tuple[str, ...]
     """The name and its aliases: all share the limit."""
     limit: int
+    timeout: float = 300.0
+    """Seconds for a whole delivery."""
+    connect_timeout: float = 10.0
+    backoff: BackoffPolicy = field(default_factory=BackoffPolicy.default)
+    max_attempts: int | None = None
+    """For jobs that say nothing themselves."""
+    strict: bool = False
+    """A failed job keeps its serial queue until it is done or dead."""
+    not_found_is_done: bool = False
     cluster: bool = False
     """The limit counts for all daemons: what may run here is also bounded by the slots held."""
     slots: int = 0
@@ -28,7 +39,7 @@ class Pool:
 
     @property
     def room(self) -> int:
-        """Slots of this daemon's own limit that are free (never negative: a limit may have been lowered)."""
+        """Slots of this daemon's own limit that are free (never negative: a limit may have sunk)."""
         return max(0, self.limit - self.in_flight - self.reserved)
 
     @property
@@ -72,7 +83,10 @@ class Pools:
         self._pools = []
         for new in pools:
             pool = old.get(new.name, new)
-            pool.names, pool.limit, pool.cluster, pool.paused = new.names, new.limit, new.cluster, new.paused
+            # Deliveries in flight hold the old object: it stays, with the new rules and its own counts.
+            for rule in fields(Pool):
+                if rule.name not in ("slots", "in_flight", "reserved"):
+                    setattr(pool, rule.name, getattr(new, rule.name))
             self._pools.append(pool)
         self._by_name = {name: pool for pool in self._pools for name in pool.names}
 

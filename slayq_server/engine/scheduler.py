@@ -176,7 +176,6 @@ class Scheduler:
             for schedule in firing.due:
                 fired.append(await self._fire_one(firing, schedule))
         for schedule, result, number in fired:
-            _log.info("schedule_fired", schedule=schedule.id, result=result, ticks=number)
             self._on_fired(schedule, result, number)
 
     async def _fire_one(self, firing: Firing, schedule: ScheduleRow) -> tuple[ScheduleRow, str, int]:

@@ -1,0 +1,182 @@
+"""Deliveries in flight: a task for each leased job, from the callback to the outcome.
+
+Invariant: a job is in `running` from the moment it is leased until its outcome is with the settler or given up, so that
+whoever asks "what do we hold?" gets a complete answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from slayq_server.engine.outcome import decide
+from slayq_server.model import Answer, CallbackResult, Outcome, OutcomeKind, Settlement
+from slayq_server.protocol.v1 import keep_indexes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from slayq_server.engine.pools import Pool
+    from slayq_server.model import LeasedJob
+
+_log = structlog.get_logger()
+
+
+class Delivering(Protocol):
+    """What sends a callback."""
+
+    async def deliver(self, job: LeasedJob, *, timeout: float, connect_timeout: float) -> Answer: ...
+
+
+class Trust(Protocol):
+    """The worker row under which jobs are held."""
+
+    @property
+    def trusted(self) -> bool: ...
+    @property
+    def id(self) -> int | None: ...
+
+
+class DispatchMetrics(Protocol):
+    """What deliveries are counted by."""
+
+    def response(self, queue: str, result: CallbackResult) -> None: ...
+    def callback_duration(self, queue: str, seconds: float) -> None: ...
+    def job_wait(self, queue: str, seconds: float) -> None: ...
+    def in_flight(self, queue: str, n: int) -> None: ...
+
+
+@dataclass(slots=True)
+class _Running:
+    worker_id: int | None
+    """None once the row is lost: the delivery's end is then written down nowhere."""
+    task: asyncio.Task[Settlement | None]
+
+
+class Dispatcher:
+    """Starts deliveries and passes their outcomes on."""
+
+    def __init__(
+        self,
+        callbacks: Delivering,
+        worker: Trust,
+        metrics: DispatchMetrics,
+        *,
+        spawn: Callable[[Coroutine[Any, Any, Settlement | None]], asyncio.Task[Settlement | None]],
+        settle: Callable[[int, Settlement], None],
+        on_freed: Callable[[Pool], None],
+    ) -> None:
+        """Does nothing yet.
+
+        Args:
+            callbacks: sends.
+            worker: nothing is sent, and nothing settled, once its row is not trusted.
+            metrics: counts.
+            spawn: starts a task in the daemon's group.
+            settle: takes an outcome over, with the id of the worker row it was reached under.
+            on_freed: called with the pool when a delivery has ended and its slot is free.
+        """
+        self._callbacks = callbacks
+        self._worker = worker
+        self._metrics = metrics
+        self._spawn = spawn
+        self._settle = settle
+        self._on_freed = on_freed
+        self._running: dict[int, _Running] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def job_ids(self) -> list[int]:
+        """The jobs being delivered."""
+        return list(self._running)
+
+    def start(self, job: LeasedJob, pool: Pool) -> None:
+        """Takes a leased job over and begins its delivery."""
+        worker_id = self._worker.id
+        assert worker_id is not None
+        pool.in_flight += 1
+        self._idle.clear()
+        task = self._spawn(self._deliver(job, pool))
+        running = self._running[job.id] = _Running(worker_id, task)
+        # A callback, not a finally: a task that is cancelled before its first step never runs any of its code.
+        task.add_done_callback(lambda task: self._ended(task, job, pool, running))
+        self._metrics.in_flight(pool.name, pool.in_flight)
+
+    def abandon(self, worker_id: int) -> int:
+        """Closes the deliveries of a worker row that is lost; nothing of them is settled. How many there were."""
+        lost = [running for running in self._running.values() if running.worker_id == worker_id]
+        for running in lost:
+            running.worker_id = None
+            running.task.cancel("the lease is lost")
+        return len(lost)
+
+    async def drained(self) -> None:
+        """Returns when no delivery is in flight."""
+        await self._idle.wait()
+
+    def give_back(self) -> int:
+        """Closes all deliveries; their jobs go back unharmed, the attempt not counted. How many there were."""
+        for running in self._running.values():
+            running.task.cancel("the daemon is stopping")
+        return len(self._running)
+
+    def _ended(self, task: asyncio.Task[Settlement | None], job: LeasedJob, pool: Pool, running: _Running) -> None:
+        if task.cancelled():
+            settlement: Settlement | None = Settlement(job.id, job.lease, pool.name, Outcome(OutcomeKind.RELEASED))
+        else:
+            settlement = task.result()
+        # The settler has the outcome before `running` forgets the job.
+        if settlement is not None and running.worker_id is not None:
+            self._settle(running.worker_id, settlement)
+        del self._running[job.id]
+        pool.in_flight -= 1
+        self._metrics.in_flight(pool.name, pool.in_flight)
+        if not self._running:
+            self._idle.set()
+        self._on_freed(pool)
+
+    async def _deliver(self, job: LeasedJob, pool: Pool) -> Settlement | None:
+        if not self._worker.trusted:
+            return None  # goes back when the row is reaped
+        self._metrics.job_wait(pool.name, max(0.0, job.waited))
+        try:
+            answer = await self._callbacks.deliver(job, timeout=pool.timeout, connect_timeout=pool.connect_timeout)
+        except Exception as error:
+            # A fault of ours must cost this one attempt, not the daemon with all that it holds.
+            _log.exception("delivery_failed_unexpectedly", queue=pool.name, job_id=job.id)
+            answer = Answer(CallbackResult.PROTOCOL_ERROR, error=f"the server failed: {type(error).__name__}")
+        outcome = decide(
+            answer,
+            attempts=job.attempts,
+            max_attempts=job.max_attempts,
+            backoff=pool.backoff,
+            random=random.random,
+            not_found_is_done=pool.not_found_is_done,
+        )
+        self._metrics.response(pool.name, answer.result)
+        self._metrics.callback_duration(pool.name, answer.duration)
+        self._log(job, pool, answer, outcome)
+        payload = None if outcome.remaining is None else keep_indexes(job.payload, outcome.remaining)
+        return Settlement(job.id, job.lease, pool.name, outcome, pool.strict, payload)
+
+    def _log(self, job: LeasedJob, pool: Pool, answer: Answer, outcome: Outcome) -> None:
+        log = _log.debug if outcome.kind is OutcomeKind.COMPLETED else _log.info
+        if outcome.kind is OutcomeKind.DEAD:
+            log = _log.warning
+        log(
+            "job_" + outcome.kind.value,
+            queue=pool.name,
+            job_id=job.id,
+            job_key=job.job_key,
+            attempt=job.attempts,
+            max_attempts=job.max_attempts,
+            outcome=outcome.kind.value,
+            reason=outcome.reason,
+            status_code=answer.status,
+            duration_seconds=round(answer.duration, 4),
+            error=outcome.error,
+        )
