@@ -2,7 +2,7 @@
 -- $1 queues text[], $2 reasons text[], $3 event, $4 job key, $5 died before timestamptz, each null for any;
 -- $6 only ids below this bigint, or null; $7 how many at the most
 select d.id, d.queue, d.reason, d.event, d.job_key, d.serial_queue, d.priority, d.attempts, d.max_attempts, d.last_error,
-    d.flags, d.run_at, d.created_at, d.died_at
+    coalesce(d.flags, '{}') as flags, d.run_at, d.created_at, d.died_at
 from slayq.dead_letter d
 where ($1::text[] is null or d.queue = any ($1))
     and ($2::text[] is null or d.reason = any ($2))

@@ -3,7 +3,7 @@
 -- and its text; both or none, and only with $3), $7 failed at least once boolean, each null for any;
 -- $8 only ids below this bigint, or null; $9 how many at the most
 select j.id, j.queue, j.state, j.event, j.job_key, j.serial_queue, j.priority, j.run_at, j.attempts, j.max_attempts,
-    j.last_error, j.flags, j.created_at, j.updated_at, j.worker_id, j.leased_at
+    j.last_error, coalesce(j.flags, '{}') as flags, j.created_at, j.updated_at, j.worker_id, j.leased_at
 from slayq.job j
 where ($1::text[] is null or j.queue = any ($1))
     and ($2::text[] is null or j.state = any ($2))
