@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := slayq slayq_server tests tools bench examples
 ARGS ?=
-PIP_QUIET := --quiet --disable-pip-version-check --no-input
+PIP_QUIET := -qq --disable-pip-version-check --no-input
 
 UV ?= $(shell command -v uv)
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -72,23 +72,24 @@ clean: ## Remove all that was set up, built or cached
 
 # The versions and hashes are those of requirements.lock, whichever tool installs them.
 $(READY): pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Setting up $(VENV): this takes up to a minute, and only the first time" >&2
 ifneq ($(UV),)
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 else
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
-	$(BIN)/python -m pip install $(PIP_QUIET) --require-hashes --requirement requirements.lock
-	$(BIN)/python -m pip install $(PIP_QUIET) --no-deps --editable .
+	@$(BIN)/python -m pip install $(PIP_QUIET) --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install $(PIP_QUIET) --no-deps --editable .
 endif
 	@touch $@
 
 $(BIN)/python:
 ifneq ($(UV),)
-	$(UV) venv --quiet --clear --python '>=3.11' $(VENV)
+	@$(UV) venv --quiet --clear --python '>=3.11' $(VENV)
 else
 	@test -n "$(PYTHON)" || { \
 		echo "No Python of version 3.11 or later, with its venv module, is on the PATH: install one" >&2; \
 		echo "(on Debian and Ubuntu: apt-get install python3 python3-venv), or name it: make PYTHON=..." >&2; \
 		exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
 endif
