@@ -241,16 +241,20 @@ class Cluster:
         elif self.data_dir.exists() and any(self.data_dir.iterdir()):
             raise ClusterError(f"{self.data_dir} holds other things than a Postgres server's data: use another folder")
         else:
+            self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+            self._require_access(self.data_dir.parent)
             self._initialise()
-        if not self._account.reaches(self.data_dir):
+        self._require_access(self.data_dir)
+
+    def _require_access(self, folder: Path) -> None:
+        if not self._account.reaches(folder):
             raise ClusterError(
                 f"Postgres does not run as root, and the user {self._account.name}, who runs it instead, "
-                f"cannot enter {self.data_dir}: use a data folder that all users can reach"
+                f"cannot enter {folder}: use a data folder that all users can reach"
             )
 
     def _initialise(self) -> None:
         """Run `initdb` beside the data folder and move the result into place: a data folder is there whole or not."""
-        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.data_dir.parent, prefix=f".{self.data_dir.name}-") as folder:
             staging = Path(folder)
             password = staging / _PASSWORD_FILE

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -214,6 +215,14 @@ def test_data_of_another_version_is_refused(newest: Installation, folder: Path) 
     (folder / "PG_VERSION").write_text("12\n")
     with pytest.raises(ClusterError, match="was made by Postgres 12"):
         Cluster(newest, folder).start()
+
+
+def test_a_folder_that_the_servers_user_cannot_enter_is_named(newest: Installation, folder: Path) -> None:
+    """Root's own folders are closed to the user who runs the server for root; anyone else's own folder is fine."""
+    (folder / "closed").mkdir(mode=0o700)
+    refused = pytest.raises(ClusterError, match="use a data folder that all users can reach")
+    with refused if os.geteuid() == 0 else nullcontext(), Cluster(newest, folder / "closed" / "data", durable=False):
+        assert os.geteuid() != 0
 
 
 def test_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
