@@ -12,7 +12,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import sdnotify
+import sdnotify  # type: ignore[import-untyped]
 import structlog
 
 from slayq_server import __version__
@@ -98,7 +98,14 @@ class Daemon:
             migrate.load()[-1].number,
             aliases=plan.aliases,
         )
-        self._callbacks = Callbacks(plan.secrets, plan.guard, self._clock, **plan.callback_limits)
+        limits = self._config.callbacks.limits
+        self._callbacks = Callbacks(
+            plan.secrets,
+            plan.guard,
+            self._clock,
+            retry_after_max=limits.retry_after_max,
+            response_limit=limits.response_bytes,
+        )
         self._http = HttpServer(
             self._config.http.bind,
             self._config.http.port,
@@ -135,7 +142,7 @@ class Daemon:
         )
         self._settler = Settler(
             self._store,
-            keep_done=self._plan.done_kept is not None,
+            keep_done=config.retention.done is not None,
             on_settled=self._settled,
             on_ready=self._ready_by_timer,
             on_error=self._report.database_error,
@@ -159,7 +166,7 @@ class Daemon:
             on_error=self._report.database_error,
             forbidden_flags=config.forbidden_flags,
             listens=not config.database.poll_only,
-            poll_every=config.database.poll_interval if config.database.poll_only else None,
+            poll_every=self._plan.poll_every,
         )
         self._promoter = Promoter(
             self._store,
@@ -181,8 +188,8 @@ class Daemon:
             self._store,
             on_snapshot=self._snapshot,
             on_error=self._report.database_error,
-            done_kept=self._plan.done_kept,
-            dead_kept=self._plan.dead_kept,
+            done_kept=config.retention.done,
+            dead_kept=config.retention.dead,
         )
         self._listener = Listener(
             self._plan.listen_url,
@@ -227,6 +234,7 @@ class Daemon:
         """Starts, serves until told to stop, drains."""
         _log.info("starting", version=__version__, queues=self._pools.names)
         await self._http.start()
+        self._notifier.notify("READY=1")  # /livez is there; a database that is away is waited for, not a failed start
         try:
             if await self._start():
                 await self._serve()
@@ -273,7 +281,6 @@ class Daemon:
             self._group = group
             loops = [group.create_task(loop) for loop in self._loops()]
             self._leasing = True
-            self._notifier.notify("READY=1")
             _log.info("ready", bind=self._config.http.bind, port=self._http.port)
             await self._stopping.wait()
             await self._drain()
@@ -338,7 +345,7 @@ class Daemon:
         self._leaser.forbidden_flags = config.forbidden_flags
         self._worker.set_queues(self._pools.names)
         self._scheduler.replace(plan.schedules)
-        self._http.set_metrics_tokens([token.get_secret_value() for token in config.http.tokens])
+        self._http.set_metrics_tokens(plan.metrics_tokens)
         self._group.create_task(self._finish_reload())
 
     async def _finish_reload(self) -> None:

@@ -34,6 +34,9 @@ class Plan:
     guard: AddressGuard
     schedules: tuple[ScheduleRow, ...]
     cron_url: str | None
+    listen_url: str
+    """With a password: never to be shown."""
+    metrics_tokens: tuple[str, ...]
 
     @classmethod
     def of(cls, config: Config, settings: Settings) -> Plan:
@@ -52,6 +55,8 @@ class Plan:
             guard=AddressGuard(allow=origins, deny=config.callbacks.deny),
             schedules=tuple(_schedules(config, cron_url)),
             cron_url=cron_url,
+            listen_url=(config.database.listen_url or settings.database_url).get_secret_value(),
+            metrics_tokens=tuple(token.get_secret_value() for token in config.http.tokens),
         )
 
     @property
@@ -71,7 +76,7 @@ class Plan:
                 limit=queue.concurrency,
                 timeout=queue.timeout,
                 connect_timeout=queue.connect_timeout,
-                backoff=queue.backoff.policy(),
+                backoff=queue.backoff,
                 max_attempts=queue.max_attempts,
                 strict=queue.strict,
                 not_found_is_done=queue.not_found_is_done,

@@ -8,6 +8,7 @@ so that roles and settings of one worker never meet those of another.
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -16,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from slayq_server.dev.cluster import Cluster, Installation, temporary_cluster
+from tests.support.daemon import Daemons
 from tests.support.databases import Databases
 from tests.support.endpoint import Endpoint
 from tests.support.process import Program
@@ -120,3 +122,18 @@ def start_program(tmp_path: Path) -> Iterator[StartProgram]:
         yield start
     for program in started:
         print(program.report())  # pytest shows it if the test failed
+
+
+@pytest.fixture
+def daemons(start_program: StartProgram, database_url: str, endpoint: Endpoint, tmp_path: Path) -> Daemons:
+    """Starts real daemons on the test's database, for callbacks to the test's endpoint."""
+    return Daemons(start_program, database_url, endpoint.origin, tmp_path)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of 127.0.0.1 on which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port

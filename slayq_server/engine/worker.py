@@ -8,7 +8,7 @@ trusting it: the trust deadline is counted on its own monotonic clock from the m
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from slayq_server.clock import Clock
     from slayq_server.model import Heartbeat
 
+RenewalResult = Literal["ok", "failed", "lost"]
 MARGIN = 0.2
 """The share of the lease that is kept back for closing deliveries and for clocks that run a little apart."""
 _log = structlog.get_logger()
@@ -49,7 +50,7 @@ class Worker:
         on_start: Callable[[int], None],
         on_heartbeat: Callable[[Heartbeat], None],
         on_lost: Callable[[int], None],
-        on_renewal: Callable[[str], None] = lambda _result: None,
+        on_renewal: Callable[[RenewalResult], None] = lambda _result: None,
     ) -> None:
         """Does nothing yet.
 
