@@ -18,7 +18,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, BinaryIO, Literal, Self
 from urllib.parse import quote, urlencode
 
 from slayq_server.dev.account import Account
@@ -110,6 +110,7 @@ class Cluster:
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._password: str | None = None
+        self._log_start = 0
         self._creator = os.getpid()
 
     @property
@@ -155,12 +156,12 @@ class Cluster:
         return f"postgresql://{quote(user, safe='')}@/{quote(dbname, safe='')}?{place}"
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines that the server logged; empty if it logged none."""
+        """The last lines that the server has logged since its last start; empty if it logged none."""
         try:
-            text = (self.data_dir / _LOG_FILE).read_text(errors="replace")
+            logged = (self.data_dir / _LOG_FILE).read_bytes()[self._log_start :]
         except FileNotFoundError:
             return ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(logged.decode(errors="replace").splitlines()[-lines:])
 
     def start(self, timeout: float = 60.0) -> None:
         """Start the server, over a new data folder if there is none; return when it takes connections.
@@ -320,7 +321,7 @@ class Cluster:
         command: list[str | Path] = [self.installation.bin_dir / "postgres", "-D", self.data_dir]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
-        with (self.data_dir / _LOG_FILE).open("wb") as log:
+        with self._open_log() as log:
             self._process = subprocess.Popen(  # noqa: S603 (a program found by us, no shell)
                 command,
                 stdin=subprocess.DEVNULL,
@@ -341,11 +342,19 @@ class Cluster:
                 self.stop("immediate", timeout=10.0)
                 raise ClusterError(f"Postgres was not ready in time:\n{self.log_tail()}") from None
             self._reap()
-            return self._explain_end(port)
+            return not self._lost_the_port(port)
         return True
 
-    def _explain_end(self, port: int) -> bool:
-        """False if the server ended because its port was taken and another may be tried; raises else."""
+    def _open_log(self) -> BinaryIO:
+        """The log, empty, unless another server seems to be writing to it. Follows no link: we may be root here."""
+        taken = (self.data_dir / "postmaster.pid").exists()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND | (0 if taken else os.O_TRUNC)
+        log = os.fdopen(os.open(self.data_dir / _LOG_FILE, flags, 0o600), "wb")
+        self._log_start = os.fstat(log.fileno()).st_size
+        return log
+
+    def _lost_the_port(self, port: int) -> bool:
+        """True if the server ended because its port was taken and another may be tried; raises else."""
         log = self.log_tail()
         if 'lock file "postmaster.pid" already exists' in log:
             raise ClusterError(
@@ -355,7 +364,7 @@ class Cluster:
             raise ClusterError(f"Postgres ended while starting:\n{log}")
         if self._port is not None:
             raise ClusterError(f"port {port} on {HOST} is taken: free it or choose another:\n{log}")
-        return False
+        return True
 
     def _ready(self, pid: int) -> bool:
         """Whether the server says in the eighth line of its pid file, as pg_ctl reads it, that it takes connections."""
