@@ -39,7 +39,7 @@ test: $(READY) ## Run all tests
 
 .PHONY: test-majors
 test-majors: $(READY) ## Run the tests of the SQL and the migrations on each other version of Postgres found here
-	@set -e; for each in $$($(BIN)/python -m tests.support.majors); do \
+	@set -e; majors=$$($(BIN)/python -m tests.support.majors); for each in $$majors; do \
 		echo "== Postgres $$each"; \
 		SLAYQ_TEST_PG=$$each $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal \
 			tests/sql $(wildcard tests/integration/test_migrat*.py) $(ARGS); \
