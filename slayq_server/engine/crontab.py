@@ -251,18 +251,19 @@ class Crontab:
         return _offset(wall.replace(tzinfo=self.zone, fold=0)), _offset(wall.replace(tzinfo=self.zone, fold=1))
 
     def _change(self, low: datetime, high: datetime) -> datetime:
-        """The first whole second after `low`, up to `high`, at which the offset is not that of `low`.
+        """The instant after `low`, up to `high`, from which the offset is not that of `low`: a whole second.
 
         The two are at most a day apart, and no zone of the tz database changes its offset twice within six days.
         """
-        old = _offset(low.astimezone(self.zone))
-        seconds = (high - low) // _SECOND
-        return low + _SECOND * (
-            1
-            + bisect_left(
-                range(1, seconds), True, key=lambda n: _offset((low + _SECOND * n).astimezone(self.zone)) != old
-            )
-        )
+        offset = _offset(low.astimezone(self.zone))
+        low, high = low.replace(microsecond=0), high.replace(microsecond=0)
+        while high - low > _SECOND:
+            middle = low + (high - low) // _SECOND // 2 * _SECOND
+            if _offset(middle.astimezone(self.zone)) == offset:
+                low = middle
+            else:
+                high = middle
+        return high
 
 
 def _in_utc(instant: datetime) -> datetime:

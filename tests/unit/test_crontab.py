@@ -45,6 +45,7 @@ def next_ticks(line: str, after: str, number: int = 1) -> list[str]:
         ("0 9 * * 5-7", "2026-01-01T00:00", ["2026-01-02 09:00", "2026-01-03 09:00", "2026-01-04 09:00"]),
         ("0 9 * * 0-7/3", "2026-01-01T00:00", ["2026-01-03 09:00", "2026-01-04 09:00", "2026-01-07 09:00"]),
         ("  0\t9  *  * *  ", "2026-01-01T00:00", ["2026-01-01 09:00"]),
+        ("0 0-0 * * *", "2026-01-01T00:00", ["2026-01-02 00:00"]),
         ("00 09 01 01 *", "2026-01-01T09:00", ["2027-01-01 09:00"]),
         ("@hourly", "2026-01-01T00:00", ["2026-01-01 01:00"]),
         ("@daily", "2026-01-01T00:00", ["2026-01-02 00:00"]),
@@ -203,6 +204,30 @@ JUMPS: dict[str, list[tuple[str, str, str, list[str]]]] = {
 def test_daylight_saving(zone: str, line: str, first_day: str, last_day: str, expected: list[str]) -> None:
     """On days the clock jumps: fixed lines fire once (skipped: at the jump; repeated: first), others by the clock."""
     assert expected == local_ticks(zone, line, first_day, last_day)
+
+
+@pytest.mark.parametrize(
+    ("line", "after", "expected"),
+    [
+        ("30 1 * * *", "2026-11-01T05:29:59", "2026-11-01T05:30"),
+        ("30 1 * * *", "2026-11-01T05:30", "2026-11-02T06:30"),
+        ("30 1 * * *", "2026-11-01T06:00", "2026-11-02T06:30"),
+        ("30 1 * * *", "2026-11-01T06:10", "2026-11-02T06:30"),
+        ("30 1 * * *", "2026-11-01T06:59:59", "2026-11-02T06:30"),
+        ("0 2 * * *", "2026-11-01T06:59:59", "2026-11-01T07:00"),
+        ("0 2 * * *", "2026-11-01T06:30:00.5", "2026-11-01T07:00"),
+        ("*/30 1-2 * * *", "2026-11-01T05:30:00.5", "2026-11-01T06:00"),
+        ("*/30 1-2 * * *", "2026-11-01T06:30:00.5", "2026-11-01T07:00"),
+        ("*/30 1 * * *", "2026-11-01T05:30", "2026-11-01T06:00"),
+        ("*/30 1 * * *", "2026-11-01T06:00", "2026-11-01T06:30"),
+        ("*/30 1 * * *", "2026-11-01T06:30", "2026-11-02T06:00"),
+        ("30 2 * * *", "2026-03-08T06:59:59.999999", "2026-03-08T07:00"),
+        ("30 2 * * *", "2026-03-08T07:00", "2026-03-09T06:30"),
+    ],
+)
+def test_from_within_a_jump(line: str, after: str, expected: str) -> None:
+    """In New York, from instants before, in and behind both passes of the repeated hour, and at the skipped one."""
+    assert utc(expected) == Crontab.parse(f"TZ=America/New_York {line}").next_after(utc(after))
 
 
 def test_skipped_time_with_odd_seconds() -> None:
