@@ -184,6 +184,10 @@ class Admin:
         job_id: int | None = await self._pool.fetchval("admin_trigger", schedule_id)
         return job_id
 
+    async def make_tick_due(self, schedule_id: str) -> None:
+        """Makes a schedule's next tick due now: a daemon that has it fires it at its next heartbeat."""
+        await self._pool.execute("admin_tick_now", schedule_id)
+
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:

@@ -1,0 +1,63 @@
+"""`slayq-server serve`: the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+import structlog
+
+from slayq_server import logs, settings
+from slayq_server.cli.options import duration
+from slayq_server.config import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--grace", type=duration, metavar="DURATION", help="How long deliveries may run on once told to stop.")
+@click.option("--host", metavar="ADDRESS", help="The address to listen on, over http.bind.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="The port to listen on, over http.port; 0: any free one.")
+@click.option("--log-format", type=click.Choice(settings.LOG_FORMATS), help="auto: pretty on a terminal, else JSON.")
+@click.option("--log-level", type=click.Choice(settings.LOG_LEVELS), help="The least that is logged.")
+def serve(
+    config: Path,
+    grace: float | None,
+    host: str | None,
+    port: int | None,
+    log_format: str | None,
+    log_level: str | None,
+) -> int:
+    """Run the daemon.
+
+    The database and the secret come from SLAY_Q_DATABASE_URL and SLAY_Q_SECRET, also from a .env file here. SIGTERM
+    and Ctrl-C drain, a second one hurries; SIGHUP loads CONFIG again.
+    """
+    options = {"grace": grace, "http_bind": host, "http_port": port, "log_format": log_format, "log_level": log_level}
+    given: dict[str, Any] = {name: str(value) for name, value in options.items() if value is not None}
+    environment = settings.load(**given)
+    logs.configure(cast("logs.LogFormat", environment.log_format), cast("logs.LogLevel", environment.log_level))
+    loaded = load(config)
+    for warning in settings.unknown_variables():
+        structlog.get_logger().warning("unknown_variable", message=warning)
+    from slayq_server import daemon  # not for `--help`, or for a configuration that is wrong
+
+    return run_fast(daemon.serve(loaded, environment, config_path=config))
+
+
+def run_fast(main: Coroutine[Any, Any, int]) -> int:
+    """Runs on uvloop where it is installed: the same, quicker."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # it is not made for every system
+        return None
+    return new_event_loop

@@ -1,0 +1,163 @@
+"""A sample app: receives callbacks, checks their signatures as the stock client does, and prints a line for each.
+
+Run it as a process of its own: `python -m slayq_server.dev.sample_app`. What it does with an event is in `behaviours`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from slayq.protocol import MAX_BODY_AGE, SIGNATURE_HEADER
+from slayq.signing import verify_v1
+from slayq_server.config.rules import printable
+from slayq_server.dev.behaviours import EVENTS, reply_to
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+HOST = "127.0.0.1"
+PATH = "/slayq"
+READY = "the sample app listens on "
+_LARGEST_BODY = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the app saw of a callback: when it came in (`status` None), and when it was answered."""
+
+    at: float
+    """Seconds since the epoch."""
+    event: str
+    job_key: str
+    retry: int
+    status: int | None
+    words: str
+    """What happened, in plain words."""
+    at_once: int
+    """Callbacks of this event in progress, this one included."""
+
+    def line(self) -> str:
+        """One line for people."""
+        clock = datetime.fromtimestamp(self.at).strftime("%H:%M:%S.%f")[:-3]  # noqa: DTZ006 (local, for people)
+        key = "" if self.job_key == "cron" else f" key={self.job_key}"
+        return printable(f"{clock} {self.event} attempt {self.retry}{key}: {self.words}")
+
+
+class SampleApp:
+    """The endpoint. `tell` gets everything it sees."""
+
+    def __init__(self, secret: str, tell: Callable[[Seen], None]) -> None:
+        self._secret = secret
+        self._tell = tell
+        self._running: Counter[str] = Counter()
+
+    def application(self) -> web.Application:
+        """What aiohttp serves."""
+        app = web.Application(client_max_size=_LARGEST_BODY)
+        app.router.add_post(PATH, self._callback)
+        app.router.add_get("/", self._index)
+        return app
+
+    async def _index(self, request: web.Request) -> web.Response:
+        lines = [f"{event}: {what}" for event, what in EVENTS.items()]
+        return web.Response(text="\n".join(["The Slay Q sample app. Send it one of these events:", *lines, ""]))
+
+    async def _callback(self, request: web.Request) -> web.Response:
+        raw = await request.read()
+        refusal = self._refusal(raw, request.headers.get(SIGNATURE_HEADER))
+        if refusal is not None:
+            self._tell(Seen(time.time(), "?", "?", 0, 401, refusal, 0))
+            return web.Response(status=401, text=refusal)
+        body = json.loads(raw)
+        event, retry = str(body["event"]), int(body["retry"])
+        reply = reply_to(event, retry, body.get("data"))
+        self._running[event] += 1
+        at_once = self._running[event]
+
+        def tell(status: int | None, words: str) -> None:
+            self._tell(Seen(time.time(), event, str(body["job_key"]), retry, status, words, at_once))
+
+        try:
+            tell(None, "signature good" + (f", works for {reply.seconds:g} s" if reply.seconds else ""))
+            await asyncio.sleep(reply.seconds)
+            tell(reply.status, f"{reply.why} ({reply.status})")
+        except asyncio.CancelledError:
+            tell(0, "the server closed the connection")
+            raise
+        finally:
+            self._running[event] -= 1
+        return web.Response(status=reply.status, text=reply.why, headers=reply.headers)
+
+    def _refusal(self, raw: bytes, signature: str | None) -> str | None:
+        """Why a callback is not to be believed. The signature is checked over the raw bytes, before any parsing."""
+        if not verify_v1([self._secret], raw, signature):
+            return "REFUSED: the signature is wrong"
+        try:
+            age = time.time() - json.loads(raw)["time"] / 1000
+        except (ValueError, KeyError, TypeError):
+            return "REFUSED: the body is no callback"
+        if age > MAX_BODY_AGE:
+            return f"REFUSED: signed {age:.0f} s ago"
+        return None
+
+
+async def run(port: int, secret: str, *, as_json: bool) -> None:
+    """Serves until SIGTERM or SIGINT."""
+
+    def tell(seen: Seen) -> None:
+        _print(json.dumps(asdict(seen)) if as_json else seen.line())
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(
+        SampleApp(secret, tell).application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, port).start()
+        bound = runner.addresses[0][1]
+        _print(json.dumps({"port": bound}) if as_json else f"{READY}http://{HOST}:{bound}{PATH}")
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; the secret comes from SLAY_Q_SECRET."""
+    parser = argparse.ArgumentParser(prog="python -m slayq_server.dev.sample_app", description=__doc__)
+    parser.add_argument("--port", type=int, default=3000, help="where to listen on 127.0.0.1; 0: any free port")
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    given = parser.parse_args(arguments)
+    secret = os.environ.get("SLAY_Q_SECRET", "")
+    if not secret:
+        sys.stderr.write("error: SLAY_Q_SECRET is not set: give the secret that the server signs with\n")
+        return 78
+    try:
+        asyncio.run(run(given.port, secret, as_json=given.json))
+    except OSError as error:
+        sys.stderr.write(f"error: cannot listen on {HOST}:{given.port}: {error.strerror or error}\n")
+        return 1
+    return 0
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
