@@ -272,7 +272,9 @@ declare
     mode constant text := coalesce(job_key_mode, 'replace');
     due constant timestamptz := coalesce(run_at, now());
     entry constant text := slayq._entry_state_1(queue_name, due);
-    -- A payload with a cache and no time is what an app sends whose step threw (protocol v1, section 3).
+    -- A payload with a cache is a continuation; without a time, it is what an app sends whose step threw (protocol v1,
+    -- section 3).
+    continues boolean := false;
     reports_failure boolean := false;
     given_attempts constant integer := max_attempts;
     attempts_limit integer;
@@ -298,8 +300,8 @@ begin
         return added;
     end if;
 
-    reports_failure := run_at is null and mode = 'replace' and json_typeof(payload) = 'object'
-        and slayq._readable_1(payload) -> 'cache' is not null;
+    continues := json_typeof(payload) = 'object' and slayq._readable_1(payload) -> 'cache' is not null;
+    reports_failure := continues and run_at is null and mode = 'replace';
     loop
         insert into slayq.job as old
             (queue, state, priority, run_at, max_attempts, job_key, serial_queue, event, match_terms, flags, payload)
@@ -327,7 +329,10 @@ begin
             priority = case when mode = 'unsafe_dedupe' then old.priority else excluded.priority end,
             -- The report of a failed step that comes a second time must not give the attempts back.
             attempts = case when mode = 'unsafe_dedupe' or reports_failure then old.attempts else 0 end,
-            max_attempts = case when mode = 'unsafe_dedupe' then old.max_attempts else excluded.max_attempts end,
+            max_attempts = case
+                when mode = 'unsafe_dedupe' or reports_failure and given_attempts is null then old.max_attempts
+                else excluded.max_attempts
+            end,
             serial_queue = case when mode = 'unsafe_dedupe' then old.serial_queue else excluded.serial_queue end,
             event = case when mode = 'unsafe_dedupe' then old.event else excluded.event end,
             match_terms = case when mode = 'unsafe_dedupe' then old.match_terms else excluded.match_terms end,
@@ -351,17 +356,21 @@ begin
         end if;
 
         -- The key's row is being delivered, and the conflict has locked it.
-        if mode = 'unsafe_dedupe' then
-            update slayq.job set revision = revision + 1, updated_at = now()
-            where job.job_key = key and state = 'leased' returning * into added;
-            exit when found;
-            continue;
-        end if;
-        update slayq.job set job_key = null, superseded = true, updated_at = now()
-        where job.job_key = key and state = 'leased' returning * into running;
+        select * into running from slayq.job where job.job_key = key and state = 'leased' for update;
         continue when not found;
-        if running.cancelled and slayq._readable_1(payload) -> 'cache' is not null then
-            return null; -- nothing of a cancelled run comes back
+        if mode = 'unsafe_dedupe' then
+            update slayq.job set revision = revision + 1, updated_at = now() where job.id = running.id
+            returning * into added;
+            exit;
+        end if;
+        if continues and (running.cancelled or running.superseded) then
+            -- Nothing of a run that was cancelled or has died comes back. It keeps its key until its delivery ends, so
+            -- that whatever else the app says of it finds it here; only a fresh job takes the key.
+            if reports_failure and not running.cancelled then
+                update slayq.dead_letter set payload = _add_job_1.payload, match_terms = facts.match_terms
+                where dead_letter.id = (select max(d.id) from slayq.dead_letter d where d.job_key = key);
+            end if;
+            return null;
         end if;
         if reports_failure then
             return slayq._continue_failed_1(
@@ -369,6 +378,7 @@ begin
                 facts.match_terms
             );
         end if;
+        update slayq.job set job_key = null, superseded = true, updated_at = now() where job.id = running.id;
     end loop;
     perform slayq._wake_1(array_remove(array[slayq._wake_word_1(added.queue, added.state, added.run_at)], null));
     return added;
@@ -376,7 +386,7 @@ end
 $$;
 
 -- The failed attempt that an app reports by adding its own key again: attempts go on, back-off applies, and at the end a
--- dead letter keeps the finished steps. Called with the delivery's row locked and its key taken off.
+-- dead letter keeps the finished steps. Called with the delivery's row locked.
 create function slayq._continue_failed_1(
     running slayq.job, identifier text, payload json, queue_name text, max_attempts integer, key text, priority integer,
     flags text[], event text, match_terms bigint[]
@@ -393,8 +403,10 @@ begin
         values (nextval('slayq.job_id_seq'), identifier, 'attempts-exhausted', coalesce(priority, 0), running.attempts,
             attempts_limit, key, queue_name, event, match_terms, flags, payload, reported, running.run_at,
             running.created_at);
+        update slayq.job set superseded = true, updated_at = now() where id = running.id;
         return null;
     end if;
+    update slayq.job set job_key = null, superseded = true, updated_at = now() where id = running.id;
     due := clock_timestamp() + slayq._backoff_1(identifier, running.attempts);
     insert into slayq.job (queue, state, priority, run_at, attempts, max_attempts, job_key, serial_queue, event,
         match_terms, flags, payload, last_error, created_at)
