@@ -108,7 +108,7 @@ async def idle(cluster: Cluster, endpoint: Endpoint, seconds: float) -> dict[str
     async with daemon(url, config(endpoint, 10, queues=6)) as running:
         watcher = await asyncpg.connect(cluster.url())
         try:
-            await asyncio.sleep(5)  # what a start needs is done
+            await asyncio.sleep(20)  # what a start needs is done, and its connections are closed again
             transactions = "select xact_commit + xact_rollback from pg_stat_database where datname = 'bench_idle'"
             before, used = await watcher.fetchval(transactions), cost(cluster, running)
             await asyncio.sleep(seconds)

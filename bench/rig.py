@@ -20,7 +20,7 @@ import asyncpg
 import psutil
 
 from slayq_server.db.migrate import migrate
-from slayq_server.dev.cluster import Cluster, Installation
+from slayq_server.dev.cluster import Cluster, Installation, temporary_cluster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -78,8 +78,7 @@ class Endpoint:
 @contextlib.contextmanager
 def postgres() -> Iterator[Cluster]:
     """A throw-away Postgres with default durability."""
-    folder = Path(tempfile.mkdtemp(prefix="slayq-bench-"))
-    with Cluster(Installation.find("embedded"), folder / "data", durable=True, settings=DURABLE) as cluster:
+    with temporary_cluster(Installation.find("embedded"), durable=True, settings=DURABLE) as cluster:
         yield cluster
 
 

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 _SESSION_SETTINGS = {"enable_seqscan": "off", "jit": "off"}
 
 
+class _Connection(asyncpg.Connection):
+    """Handed back as it is: our statements leave nothing behind in a session, and a reset costs a round trip."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
 class Pool:
     """An asyncpg pool that runs the statements of `queries/` by name and raises the server's own errors."""
 
@@ -65,7 +72,8 @@ class Pool:
                 max_size=self._size,
                 timeout=10,
                 command_timeout=self._timeout,
-                max_inactive_connection_lifetime=60,
+                max_inactive_connection_lifetime=15,
+                connection_class=_Connection,
                 statement_cache_size=0 if self._poll_only else 200,
                 server_settings={
                     "application_name": self._application_name,

@@ -399,11 +399,13 @@ class Cluster:
 
 
 @contextmanager
-def temporary_cluster(installation: Installation, *, settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
-    """A running server that is fast, not durable, and gone without a trace at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="slayq-", dir=_memory()))
+def temporary_cluster(
+    installation: Installation, *, durable: bool = False, settings: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
+    """A running server that is gone without a trace at the end; fast, unless it is to be durable (on a real disk)."""
+    folder = Path(tempfile.mkdtemp(prefix="slayq-", dir=None if durable else _memory()))
     Account.fitting(folder / "data").give(folder)
-    with Cluster(installation, folder / "data", durable=False, settings=settings, owns=folder) as cluster:
+    with Cluster(installation, folder / "data", durable=durable, settings=settings, owns=folder) as cluster:
         yield cluster
 
 

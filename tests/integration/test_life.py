@@ -216,7 +216,7 @@ async def test_four_daemons_start_at_once_on_an_empty_database(
     env = {"SLAY_Q_DATABASE_URL": empty_database_url}
     programs = [daemons.launch(env=env) for _ in range(4)]
     for program in programs:
-        await program.wait_for_output('"ready"')
+        await program.wait_for_output('"event":"ready"')
     connection = await asyncpg.connect(empty_database_url)
     assert 4 == await connection.fetchval("select count(*) from slayq.worker")
     await add(connection, endpoint.url)

@@ -78,7 +78,7 @@ class Daemons:
     async def start(self, *arguments: str, env: Mapping[str, str] | None = None, **sections: Any) -> Running:
         """Starts a daemon and waits until it says that it is ready."""
         program = self.launch(*arguments, env=env, **sections)
-        await program.wait_for_output('"ready"')
+        await program.wait_for_output('"event":"ready"')
         ready = next(line for line in program.events if line["event"] == "ready")
         running = Running(program, ready["port"])
         await program.wait_until_answers(f"{running.url}/readyz")
