@@ -13,6 +13,11 @@ Each message says what is wrong and what to do about it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class SlayQServerError(Exception):
     """Base of all errors that the server raises on purpose; `exit_code` is what the command line ends with."""
@@ -21,9 +26,13 @@ class SlayQServerError(Exception):
 
 
 class ConfigurationError(SlayQServerError):
-    """The configuration file or the environment is wrong."""
+    """The configuration file or the environment is wrong; `problems` has one line for each thing to put right."""
 
     exit_code = 78
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
 
 
 class SchemaError(SlayQServerError):

@@ -61,12 +61,20 @@ class Answer:
     status: int | None = None
     body: bytes = b""
     """The first bytes of the answer, 64 KiB at most."""
+    truncated: bool = False
+    """The answer went on after `body`."""
+    batch_size: int | None = None
+    """How many elements were posted, if the job is a batch."""
+    undeliverable: bool = False
+    """Nothing was sent, nor ever can be: no callback can be made of the payload."""
     retry_after: float | None = None
     """Seconds the endpoint asked to wait (429 and 503 only), already clamped."""
     error: str | None = None
     """One line for people: what went wrong. Never a payload, a URL's query or a secret."""
     duration: float = 0.0
     """Seconds from the start of the delivery to its end."""
+    sent_after: float | None = None
+    """Seconds from the start of the delivery to its first byte sent (connecting comes before); None: nothing sent."""
 
 
 class OutcomeKind(StrEnum):

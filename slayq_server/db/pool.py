@@ -66,9 +66,9 @@ class Pool:
             DatabaseUnavailable: Postgres cannot be reached.
         """
         with translated():
-            self._pool = await asyncpg.create_pool(
+            pool = await asyncpg.create_pool(
                 self._url,
-                min_size=1,
+                min_size=0,  # with a floor, asyncpg tries by itself to keep it, and logs each time that it cannot
                 max_size=self._size,
                 timeout=10,
                 command_timeout=self._timeout,
@@ -80,6 +80,12 @@ class Pool:
                     **({} if self._poll_only else _SESSION_SETTINGS),
                 },
             )
+            try:
+                async with pool.acquire(timeout=self._timeout):
+                    self._pool = pool
+            except BaseException:
+                pool.terminate()
+                raise
 
     async def close(self) -> None:
         """Closes all connections, waiting a little for those in use."""

@@ -1,1 +1,5 @@
-"""What the project exists for: leasing jobs, delivering them, and writing down what came of it."""
+"""What the daemon exists for: lease what is due, deliver it, write down what came of it.
+
+The parts do not know each other: `slayq_server.daemon` joins them. `backoff`, `outcome` and `address_guard` are pure;
+`delivery`, with `posting` beside it, is the only part that talks to apps.
+"""

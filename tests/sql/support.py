@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from slayq_server.model import DeadReason, LeasedJob, LeaseRequest, Outcome, OutcomeKind, Settled, Settlement
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     import asyncpg
@@ -100,6 +101,14 @@ async def next_due(daemon: Daemon, connection: asyncpg.Connection, *ids: int) ->
 def data_of(leased: LeasedJob) -> Any:
     """The data of a leased job."""
     return json.loads(leased.payload)["data"]
+
+
+async def blocked_by(onlooker: asyncpg.Connection, holder: asyncpg.Connection, waiter: asyncpg.Connection) -> None:
+    """Returns once `waiter` waits for a lock that `holder` has."""
+    pids = holder.get_server_pid(), waiter.get_server_pid()
+    await wait_until(
+        lambda: onlooker.fetchval("select $1::integer = any (pg_blocking_pids($2))", *pids), what="one waits for the other"
+    )
 
 
 class Daemon:
