@@ -1,0 +1,282 @@
+"""The HTTP client under `delivery`: one signed POST, judged at the socket, sealed when it goes out, read up to a limit.
+
+The seam for another client: it takes a `Target`, and gives a `Reply` or raises `PostFailed`. Of aiohttp, nothing gets
+out of here. Two of its hooks carry what a client for callbacks needs and most lack:
+
+- the socket factory is asked for each address about to be connected to, and the request's own `send` is called once
+  there is a connection: both ask the guard, the second for connections kept alive from before the rules changed, too;
+- `send` is also where the body is made and signed, so that its time is that of sending, not of looking up a name.
+
+A connection that the app closes just as it is used again costs the attempt: a POST is never sent twice. Connections are
+therefore kept for less time than apps keep them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import ssl
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Protocol
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from yarl import URL
+
+from slayq.protocol import CONTENT_TYPE, SIGNATURE_HEADER
+from slayq_server.engine.address_guard import Blocked
+from slayq_server.model import CallbackResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from aiohttp.abc import AbstractResolver
+    from aiohttp.connector import AddrInfoType, Connection
+
+    from slayq_server.engine.address_guard import Target
+
+KEEP_ALIVE: Final = 1.0
+"""Seconds that an idle connection is kept: well below the least that common servers do (2 to 5 s)."""
+_LARGE_BODY: Final = 2**20
+"""Bytes from which a body is written in pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How an endpoint answered."""
+
+    status: int
+    body: bytes
+    truncated: bool
+    """The body went on; the connection was closed."""
+    retry_after: str | None
+    """The header as it came."""
+    date: str | None
+    """The header as it came."""
+
+
+class PostFailed(Exception):
+    """There is no answer. The message is one line, and holds nothing of the payload, the URL's path or its query."""
+
+    def __init__(self, result: CallbackResult, message: str) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class Guard(Protocol):
+    """What judges addresses; raises Blocked."""
+
+    def check_address(self, address: str, target: Target) -> None: ...
+
+
+class HttpPoster:
+    """Posts over HTTP/1.1 with connections kept alive. To be started on the event loop that uses it."""
+
+    def __init__(
+        self,
+        *,
+        user_agent: str,
+        response_limit: int,
+        limit_per_host: int = 0,
+        tls: ssl.SSLContext | None = None,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            user_agent: the header.
+            response_limit: bytes of an answer's body that are read; then the connection is closed.
+            limit_per_host: connections to one host and port at a time; 0 for no limit. Waiting for one counts as
+                connecting.
+            tls: whom to trust; None: the system's certificate authorities.
+            resolver: looks names up; None: the system's way.
+        """
+        self._user_agent = user_agent
+        self._response_limit = response_limit
+        self._limit_per_host = limit_per_host
+        self._tls = tls or ssl.create_default_context()
+        self._resolver = resolver
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Makes ready to post."""
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=self._limit_per_host,
+            keepalive_timeout=KEEP_ALIVE,
+            ssl=self._tls,
+            resolver=self._resolver,
+            socket_factory=_guarded_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+                "Content-Type": CONTENT_TYPE,
+                "User-Agent": self._user_agent,
+            },
+            auto_decompress=False,
+            trust_env=False,
+            request_class=_SealedRequest,
+        )
+
+    async def close(self) -> None:
+        """Closes all connections, those in use, too."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def post(
+        self, target: Target, seal: Callable[[], tuple[bytes, str]], *, guard: Guard, connect_timeout: float
+    ) -> Reply:
+        """Sends one POST and reads the answer. The caller limits the time of the whole.
+
+        Args:
+            target: where to.
+            seal: makes body and signature; called once, when there is a connection.
+            guard: judges the addresses.
+            connect_timeout: seconds for looking up the name, connecting and TLS.
+
+        Raises:
+            PostFailed: there is no answer, or none that can be read.
+            Blocked: the guard refused every address of the host.
+        """
+        assert self._session is not None, "start() comes first"
+        attempt = _Attempt(target, seal, guard)
+        token = _attempt.set(attempt)
+        try:
+            response = await self._session.post(
+                URL(target.url, encoded=True), allow_redirects=False, timeout=_timeout(connect_timeout)
+            )
+            try:
+                body, truncated = await self._read(response)
+            finally:
+                # Once the answer is read its connection is back with the others, and this does nothing.
+                response.close()
+        except (aiohttp.ClientError, OSError) as error:
+            if attempt.blocked is not None and not attempt.let_out:
+                raise attempt.blocked from None
+            raise _failure(error, target, connect_timeout) from error
+        finally:
+            _attempt.reset(token)
+        headers = response.headers
+        return Reply(response.status, body, truncated, headers.get("Retry-After"), headers.get("Date"))
+
+    async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+        """The body's beginning, and whether there was more."""
+        limit = self._response_limit
+        body = b""
+        while piece := await response.content.readany():
+            body += piece
+            if len(body) > limit:
+                return body[:limit], True
+        return body, False
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One POST, for the hooks that run under it."""
+
+    target: Target
+    seal: Callable[[], tuple[bytes, str]]
+    guard: Guard
+    blocked: Blocked | None = None
+    let_out: bool = False
+    """Some address of the host passed the guard."""
+
+
+_attempt: ContextVar[_Attempt] = ContextVar("slayq_attempt")
+
+
+class _Refused(OSError):
+    """Makes aiohttp go on with the host's next address."""
+
+
+def _guarded_socket(info: AddrInfoType) -> socket.socket:
+    """A socket for an address that the guard lets pass."""
+    family, kind, protocol, _, address = info
+    attempt = _attempt.get()
+    try:
+        attempt.guard.check_address(str(address[0]), attempt.target)
+    except Blocked as error:
+        attempt.blocked = error
+        raise _Refused from None
+    attempt.let_out = True
+    return socket.socket(family, kind, protocol)
+
+
+class _SealedRequest(aiohttp.ClientRequest):
+    """A request that gets its body and signature when there is a connection for it."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        attempt = _attempt.get()
+        peer = None if conn.transport is None else conn.transport.get_extra_info("peername")
+        if peer is None:
+            raise aiohttp.ServerDisconnectedError
+        attempt.guard.check_address(peer[0], attempt.target)
+        body, signature = attempt.seal()
+        self.headers[SIGNATURE_HEADER] = signature
+        await self.update_body(body if len(body) < _LARGE_BODY else io.BytesIO(body))
+        return await super().send(conn)
+
+
+@lru_cache(maxsize=64)
+def _timeout(connect_timeout: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=connect_timeout)
+
+
+def _failure(error: Exception, target: Target, connect_timeout: float) -> PostFailed:
+    """An error in our words: aiohttp's hold URLs, and may hold what the endpoint sent."""
+    host = target.authority
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return PostFailed(CallbackResult.TIMEOUT, f"{host}: no connection within {connect_timeout:g} s")
+        case aiohttp.ClientConnectorDNSError():
+            why = error.os_error.strerror or "no answer"
+            return PostFailed(CallbackResult.DNS_ERROR, f"{host}: the name cannot be looked up ({why})")
+        case aiohttp.ClientConnectorCertificateError():
+            certificate = error.certificate_error
+            why = getattr(certificate, "verify_message", "") or "it cannot be verified"
+            return PostFailed(CallbackResult.TLS_ERROR, f"{host}: its TLS certificate is not valid ({why})")
+        case aiohttp.ClientResponseError() | HttpProcessingError():
+            if any(_is_too_long(cause) for cause in _causes(error)):
+                return PostFailed(CallbackResult.TOO_LARGE, f"{host}: the answer's headers are too long")
+            return PostFailed(CallbackResult.PROTOCOL_ERROR, f"{host}: the answer is not valid HTTP")
+    tls = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)), None)
+    if tls is not None:
+        why = (tls.reason or "unknown").replace("_", " ").lower()
+        return PostFailed(CallbackResult.TLS_ERROR, f"{host}: no TLS connection ({why})")
+    match error:
+        case aiohttp.ClientConnectorError():
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: no connection ({_reason(error.os_error)})")
+        case aiohttp.ClientPayloadError():
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke within the answer")
+        case aiohttp.ServerDisconnectedError():
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection was closed without an answer")
+        case OSError():
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke ({_reason(error)})")
+        case _:
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke ({type(error).__name__})")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_too_long(error: BaseException) -> bool:
+    """Whether a limit on headers was passed: on one of them, or on how many there are."""
+    if isinstance(error, LineTooLong):
+        return True
+    return isinstance(error, HttpProcessingError) and error.message.startswith("Too many headers")
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno else "no reason given"
