@@ -12,8 +12,9 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
     select pg_advisory_xact_lock(1936484722, (term & 2147483647)::integer)
 $$;
 
--- Lets a parked job go on at once with `value` in its cache under `step`. Whether it was still there to be woken.
-create function slayq._resume_1(waiting_job bigint, step text, value json) returns boolean
+-- Lets a parked job go on at once with `value` in its cache under `step`; it waits for nothing else from then on. Called
+-- with the job's row locked.
+create function slayq._resume_1(waiting_job bigint, step text, value json) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
     resumed slayq.job;
@@ -29,10 +30,10 @@ begin
     where id = waiting_job and state <> 'leased'
     returning * into resumed;
     if not found then
-        return false;
+        return;
     end if;
+    delete from slayq.wait where wait.job_id = waiting_job;
     perform slayq._wake_1(array_remove(array[slayq._wake_word_1(resumed.queue, resumed.state, resumed.run_at)], null));
-    return true;
 end
 $$;
 

@@ -168,6 +168,9 @@ begin
         )) and job.state <> 'leased'
         returning *
     loop
+        if changed.run_at <= now() then
+            delete from slayq.wait where wait.job_id = changed.id; -- what is due waits for nothing
+        end if;
         perform slayq._wake_1(
             array_remove(array[slayq._wake_word_1(changed.queue, changed.state, changed.run_at)], null)
         );

@@ -98,6 +98,34 @@ async def next_due(daemon: Daemon, connection: asyncpg.Connection, *ids: int) ->
     return await daemon.lease(free=len(ids))
 
 
+async def wait_event(
+    connection: asyncpg.Connection, key: str, event: str, match_key: str, value: str, step: str = "wait"
+) -> None:
+    """Parks the job of a key until an event, as an app does after it has added the continuation."""
+    call = "select wait_for_worker_event($1, $2, $3, $4, $5, now() + interval '1 hour')"
+    await connection.execute(call, key, event, match_key, value, step)
+
+
+async def wait_invocation(connection: asyncpg.Connection, key: str, callee: str, step: str = "invoke") -> None:
+    """Parks the job of a key until the job of another key has a result."""
+    await connection.execute("select wait_for_invocation($1, $2, $3)", key, callee, step)
+
+
+async def trigger(connection: asyncpg.Connection, event: str | None, match_key: str | None, value: str | None) -> None:
+    """An event happens."""
+    await connection.execute("select trigger_waiting_workers($1, $2, $3)", event, match_key, value)
+
+
+async def trigger_invoker(connection: asyncpg.Connection, callee: str | None, result: str | None) -> None:
+    """A job that others have invoked ends with a result (JSON text, or SQL's null)."""
+    await connection.execute("select trigger_waiting_invoker($1, $2)", callee, result)
+
+
+async def cancel(connection: asyncpg.Connection, event: str | None, match_key: str | None, value: str | None) -> None:
+    """Pending jobs of an event are cancelled."""
+    await connection.execute("select cancel_pending_tasks($1, $2, $3)", event, match_key, value)
+
+
 def data_of(leased: LeasedJob) -> Any:
     """The data of a leased job."""
     return json.loads(leased.payload)["data"]
@@ -107,7 +135,8 @@ async def blocked_by(onlooker: asyncpg.Connection, holder: asyncpg.Connection, w
     """Returns once `waiter` waits for a lock that `holder` has."""
     pids = holder.get_server_pid(), waiter.get_server_pid()
     await wait_until(
-        lambda: onlooker.fetchval("select $1::integer = any (pg_blocking_pids($2))", *pids), what="one waits for the other"
+        lambda: onlooker.fetchval("select $1::integer = any (pg_blocking_pids($2))", *pids),
+        what="one waits for the other",
     )
 
 

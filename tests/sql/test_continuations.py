@@ -1,4 +1,4 @@
-"""A job added again under its own key while it is delivered: sleeps, failed steps, fresh jobs (protocol v1, section 3)."""
+"""A job added again under its own key while it is delivered: sleeps, failed steps, fresh jobs (protocol v1, 3)."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_a_second_report_does_not_give_the_attempts_back(connection: async
 
 
 async def test_a_report_after_the_lease_was_lost(connection: asyncpg.Connection, daemon: Daemon, store: Store) -> None:
-    """A delivery that outlives its lease reports a failed step: the reaped job keeps its attempts and gets the cache."""
+    """A delivery that outlives its lease reports a failed step: the reaped job keeps its attempts, gets the cache."""
     leased = await start(connection, daemon)
     await daemon.expire(connection)
     await store.reap(10)

@@ -60,7 +60,7 @@ async def test_the_public_function_takes_nulls_for_defaults(connection: asyncpg.
 
 
 async def test_a_queue_may_have_its_own_max_attempts(connection: asyncpg.Connection, store: Store) -> None:
-    """J1: where the configuration says so the default is the queue's, for single and bulk adds; what is given counts."""
+    """J1: the default may be the queue's own, for single and bulk adds; what is given counts."""
     await store.register_queues([QueueFacts(QUEUE, 7, 1.0, 2.0, 10, None, 0.0, False)])
     single = await add(connection)
     given = await add(connection, max_attempts=3)

@@ -1,4 +1,4 @@
-"""Job keys: what adding a key again does to a job that waits, runs, has ended or has died (K and N of the parity page)."""
+"""Job keys: what adding a key again does to a job that waits, runs, has ended or has died (K, N1 to N3)."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ async def test_a_dead_letter_does_not_block_its_key(connection: asyncpg.Connecti
 async def test_a_key_whose_lease_has_expired(
     connection: asyncpg.Connection, daemon: Daemon, store: Store, mode: str
 ) -> None:
-    """N2: added again before anyone reaped it. What was added runs; the lost delivery comes back only if its key stayed."""
+    """N2: added again before anyone reaped it, what was added runs; the lost one comes back only if it kept its key."""
     await add(connection, "k", {"n": 1})
     lost = await daemon.lease_one()
     await daemon.expire(connection)
@@ -332,7 +332,7 @@ ARRAYS = [
 def batch(template: str) -> str:
     """A batch payload of elements whose data tells them apart: brackets, commas and all."""
     for n in range(1, 4):
-        template = template.replace(f"{{e{n}}}", payload({"n": n, "text": "],[ \\ \""}))
+        template = template.replace(f"{{e{n}}}", payload({"n": n, "text": '],[ \\ "'}))
     return template
 
 

@@ -83,7 +83,7 @@ async def test_order_within_a_lane(connection: asyncpg.Connection, daemon: Daemo
 
 
 async def test_order_holds_under_batches(connection: asyncpg.Connection, daemon: Daemon) -> None:
-    """N7: with batches of eight leased and settled at once, no batch has two jobs of a lane, and each lane is in order."""
+    """N7: leased and settled eight at once, no batch has two jobs of a lane, and each lane is in order."""
     generator = random.Random(7)
     expected: dict[str, list[int]] = {}
     for n in range(60):
@@ -106,7 +106,7 @@ async def test_order_holds_under_batches(connection: asyncpg.Connection, daemon:
 async def test_the_next_starts_when_the_one_before_ends(
     connection: asyncpg.Connection, daemon: Daemon, ending: str
 ) -> None:
-    """N8: settling says at once which queues have a next job, which is ready in the same commit: no promoter, no poll."""
+    """N8: settling says which queues have a next job, which is ready in the same commit: no promoter, no poll."""
     first, second = await fill(connection, daemon.store, "lane", 0, 0)
     endings: dict[str, Callable[[LeasedJob], Awaitable[object]]] = {
         "complete": daemon.complete,
@@ -287,7 +287,7 @@ async def test_the_index_forbids_two_heads(connection: asyncpg.Connection, daemo
 async def test_a_callers_open_transaction_does_not_hold_a_lane(
     connection: asyncpg.Connection, connect: Connect, daemon: Daemon
 ) -> None:
-    """Invariant E: while a caller's transaction holds a blocked job, the lane goes on with the others, without waiting."""
+    """Invariant E: while a caller's transaction holds a blocked job, the lane goes on with the others at once."""
     _, second, third = await fill(connection, daemon.store, "lane", 0, 0, 0)
     caller = await connect()
     transaction = caller.transaction()
