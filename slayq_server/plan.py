@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from slayq_server.engine.address_guard import AddressGuard
-from slayq_server.engine.crontab import Crontab
 from slayq_server.engine.pools import Pool
 from slayq_server.errors import ConfigurationError
 from slayq_server.model import QueueFacts, ScheduleRow
@@ -113,6 +112,7 @@ class Plan:
 
 
 def _schedules(config: Config, cron_url: str | None) -> list[ScheduleRow]:
+    """The rows as configured; their times are for the scheduler to set, by the database's clock."""
     now = datetime.now(UTC)
     rows = [_configured(entry, cron_url, now) for entry in config.cron]
     if cron_url is not None:
@@ -130,7 +130,7 @@ def _schedules(config: Config, cron_url: str | None) -> list[ScheduleRow]:
                 kind="tick",
                 catch_up="last",
                 catch_up_window=60.0,
-                next_at=Crontab.parse("* * * * *").next_after(now),
+                next_at=now,
                 last_at=None,
                 now=now,
             )
@@ -155,7 +155,7 @@ def _configured(entry: CronEntry, cron_url: str | None, now: datetime) -> Schedu
         kind="config",
         catch_up=entry.catch_up,
         catch_up_window=entry.catch_up_window,
-        next_at=Crontab.parse(entry.cron).next_after(now),
+        next_at=now,
         last_at=None,
         now=now,
     )

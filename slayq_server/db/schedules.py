@@ -74,6 +74,11 @@ class Schedules:
             schedule.kind,
         )
 
+    async def now(self) -> datetime:
+        """The database's clock."""
+        now: datetime = await self._pool.fetchval("clock")
+        return now
+
     async def times(self, ids: Sequence[str]) -> list[ScheduleTimes]:
         """When these fire next and have fired last."""
         return [ScheduleTimes(*row) for row in await self._pool.fetch("schedules_times", list(ids))]

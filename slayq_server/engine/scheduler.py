@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 ON_TIME = timedelta(seconds=60)
 """A tick this late at the most is on time; a later one was missed."""
-_MOST_CAUGHT_UP = 10_000
+_MOST_CAUGHT_UP = 50_000
+"""More than a tick each minute of the longest window, 31 days."""
 _log = structlog.get_logger()
 
 
@@ -42,6 +44,7 @@ class Firing(Protocol):
 class ScheduleStore(Protocol):
     """What the scheduler asks of the database."""
 
+    async def now(self) -> datetime: ...
     async def register(self, schedule: ScheduleRow) -> None: ...
     async def times(self, ids: Sequence[str]) -> list[ScheduleTimes]: ...
     def firing(self, ids: Sequence[str]) -> AbstractAsyncContextManager[Firing]: ...
@@ -65,16 +68,8 @@ def ticks_to_fire(schedule: ScheduleRow, crontab: Crontab) -> list[datetime]:
 
 
 def _latest(schedule: ScheduleRow, crontab: Crontab) -> datetime:
-    """The last tick up to now. Looks back in growing steps, so that a year away costs no walk through its minutes."""
-    back = timedelta(minutes=2)
-    while True:
-        since = max(schedule.next_at, schedule.now - back)
-        ticks = crontab.ticks_between(since - timedelta(microseconds=1), schedule.now, _MOST_CAUGHT_UP)
-        if ticks:
-            return ticks[-1]
-        if since == schedule.next_at:
-            return schedule.next_at
-        back *= 8
+    """The last tick up to now."""
+    return crontab.last_between(schedule.next_at, schedule.now) or schedule.next_at
 
 
 def payload_of(schedule: ScheduleRow) -> str:
@@ -148,8 +143,11 @@ class Scheduler:
 
     async def _register(self) -> None:
         schedules = self._schedules
+        now = await self._store.now() if schedules else None
         for schedule in schedules:
-            await self._store.register(schedule)
+            # Where a new schedule starts is for the database's clock to say, as everything that is due.
+            assert now is not None
+            await self._store.register(replace(schedule, next_at=Crontab.parse(schedule.cron).next_after(now)))
         self._registered = schedules is self._schedules
 
     def _plan(self, times: Sequence[ScheduleTimes]) -> None:

@@ -72,9 +72,7 @@ async def test_a_failing_job_is_retried_and_then_a_dead_letter(
     assert "500" in letter["last_error"]
 
 
-async def test_a_future_job_runs_when_due(
-    daemons: Daemons, endpoint: Endpoint, connection: asyncpg.Connection
-) -> None:
+async def test_a_future_job_runs_when_due(daemons: Daemons, endpoint: Endpoint, connection: asyncpg.Connection) -> None:
     """J4, J6: not before its time, and by a timer: far sooner than the next heartbeat would find it."""
     await daemons.start(worker={"lease": 120, "renew": 50})
     await asyncio.to_thread(lambda: None)
@@ -308,9 +306,7 @@ async def test_poll_only_needs_no_notifications(
     assert running.program.code is None
 
 
-async def test_a_lost_listener_comes_back(
-    daemons: Daemons, endpoint: Endpoint, connection: asyncpg.Connection
-) -> None:
+async def test_a_lost_listener_comes_back(daemons: Daemons, endpoint: Endpoint, connection: asyncpg.Connection) -> None:
     """The listening connection is killed: it is made again, and words wake the daemon as before."""
     await daemons.start(worker={"lease": 120, "renew": 50})
     listeners = (
@@ -332,9 +328,7 @@ async def test_a_lost_listener_comes_back(
     await endpoint.wait_for(1)
 
 
-async def test_every_connection_may_be_killed(
-    daemons: Daemons, endpoint: Endpoint, connect: Connect
-) -> None:
+async def test_every_connection_may_be_killed(daemons: Daemons, endpoint: Endpoint, connect: Connect) -> None:
     """All of the daemon's connections are terminated over and over while it works: nothing is lost, and it goes on."""
     connection = await connect()
     killer = await connect()

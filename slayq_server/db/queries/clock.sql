@@ -1,0 +1,2 @@
+-- The database's clock, which alone decides what is due.
+select clock_timestamp()
