@@ -86,7 +86,9 @@ _MOST_ITEMS: Final = 50
 _DEEPEST: Final = 4
 _HIDDEN: Final = "..."
 
-_CREDENTIALS: Final = re.compile(r"(\bpostgres(?:ql)?://)\S*@|(\b[a-z][a-z0-9+.-]{0,20}://)[^\s/@]*@", re.IGNORECASE)
+_CREDENTIALS: Final = re.compile(
+    r"(\bpostgres(?:ql)?://)\S{0,2000}@|(\b[a-z][a-z0-9+.-]{0,20}://)[^\s/@]{0,2000}@", re.IGNORECASE
+)
 _QUERY: Final = re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://[^\s?#\"'<>]{0,2000})[?#][^\s\"'<>]*", re.IGNORECASE)
 _ASSIGNED: Final = re.compile(
     r"\b(password|passwd|pwd|secret|token|signature)([\"']?\s*[=:]\s*)(\"[^\"]{0,2000}\"|'[^']{0,2000}'|[^\s,;&]+)",
@@ -274,7 +276,7 @@ def _clean_value(value: Any, depth: int, longest: int = 0) -> Any:
     text = value if isinstance(value, str) else str(value)
     longest, keep_end = longest or _LONGEST_TEXT, bool(longest)
     # Cut roughly first, so that the search stays quick; finely after it, so that no half of a password is left over.
-    return _short(_without_secrets(_short(text, 10 * longest, keep_end=keep_end)), longest, keep_end=keep_end)
+    return _short(_without_secrets(_short(text, 2 * longest, keep_end=keep_end)), longest, keep_end=keep_end)
 
 
 def _without_secrets(text: str) -> str:

@@ -38,8 +38,10 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each thing that is wrong with a document of `model`."""
     lines = []
     for found in error.errors(include_url=False, include_context=False):
-        loc = tuple(part for part in found["loc"] if part != "[key]")
-        lines.append(f"{path_text(loc)}: {_what(found['type'], found['msg'], found['input'], loc, model)}")
+        kind, loc = found["type"], found["loc"]
+        if len(loc) > 2 and loc[-1] == "[key]" and kind != "extra_forbidden":
+            loc = loc[:-1]  # how pydantic marks that a key is wrong, and not what is under it
+        lines.append(f"{path_text(loc)}: {_what(kind, found['msg'], found['input'], loc, model)}")
     return lines
 
 

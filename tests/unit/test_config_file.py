@@ -7,10 +7,24 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from slayq_server.config import load, parse_text
+from slayq_server.config import Config, load, parse_text
+from slayq_server.config.addresses import (
+    bind_address,
+    http_url,
+    origin,
+    origin_or_network,
+    postgres_url,
+    without_password,
+)
+from slayq_server.config.problems import walk
+from slayq_server.config.rules import Refused
+from slayq_server.engine.address_guard import AddressGuard
 from slayq_server.errors import ConfigurationError
 
+KEYS = sorted({path.rpartition(".")[2] for path, _ in walk(Config)})
 GOOD = {
     "queues": {"mail": {"concurrency": 1}},
     "cron": [{"id": "nightly", "cron": "30 2 * * *", "event": "report/nightly", "queue": "mail"}],
@@ -125,3 +139,40 @@ def test_a_byte_order_mark_and_a_schema_key_are_let_through(tmp_path: Path) -> N
     path = tmp_path / "slay-config.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"$schema": "./schema.json", **GOOD}).encode())
     assert parse_text(json.dumps(GOOD)) == load(path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+@example({"[key]": None})
+@example({"queues": {"[key]": 1, "@": {"[key]": 1}}})
+def test_any_document_loads_or_is_a_configuration_error(document: object) -> None:
+    """No other error, whatever stands where; and the message can be printed."""
+    told = ""
+    try:
+        parse_text(json.dumps(document))
+    except ConfigurationError as error:
+        told = str(error)
+    assert [] == [line for line in told.splitlines() if not line.isprintable()]
+
+
+@given(st.text(max_size=30) | st.from_regex(r"(https?|postgres)://[a-z0-9@:\[\]./?#%-]{0,20}", fullmatch=True))
+def test_any_text_is_an_address_or_refused(text: str) -> None:
+    """No other error; and the normal form of an address is its own normal form."""
+    for take in (origin, origin_or_network, http_url, postgres_url, bind_address):
+        try:
+            normal = take(text)
+        except Refused:
+            continue
+        assert normal == take(normal)
+        if take is postgres_url:
+            without_password(text)
+        if take in (origin, origin_or_network):
+            AddressGuard(deny=[normal])
