@@ -276,7 +276,7 @@ def _clean_value(value: Any, depth: int, longest: int = 0) -> Any:
     text = value if isinstance(value, str) else str(value)
     longest, keep_end = longest or _LONGEST_TEXT, bool(longest)
     # Cut roughly first, so that the search stays quick; finely after it, so that no half of a password is left over.
-    return _short(_without_secrets(_short(text, 2 * longest, keep_end=keep_end)), longest, keep_end=keep_end)
+    return _short(_without_secrets(_roughly(text, longest, keep_end=keep_end)), longest, keep_end=keep_end)
 
 
 def _without_secrets(text: str) -> str:
@@ -287,6 +287,15 @@ def _without_secrets(text: str) -> str:
     if " " in text:
         text = _BEARER.sub(rf"\1 {_HIDDEN}", text)
     return text
+
+
+def _roughly(text: str, longest: int, *, keep_end: bool) -> str:
+    """Twice as much as is to be left, without the word at the cut, which may be half of a connection string."""
+    if len(text) <= 2 * longest:
+        return text
+    kept = text[-2 * longest :] if keep_end else text[: 2 * longest]
+    whole = kept.partition(" ")[2] if keep_end else kept.rpartition(" ")[0]
+    return whole if len(whole) > longest else kept
 
 
 def _short(text: str, longest: int, *, keep_end: bool = False) -> str:
