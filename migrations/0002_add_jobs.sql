@@ -27,7 +27,7 @@ from slayq.job;
 -- The text that JavaScript prints for a JSON number, for the comparison of match values. Digits alone are the common
 -- case; the rest goes through the double.
 create function slayq._js_number_1(number text) returns text
-language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp set extra_float_digits = 1 as $$
 declare
     printed text;
     digits text;
@@ -39,8 +39,13 @@ begin
     begin
         printed := number::double precision::text;
     exception when numeric_value_out_of_range then
-        -- JSON.parse reads an overflow as Infinity and an underflow as 0.
-        return case when number ~ '[eE]-' then '0' when number like '-%' then '-Infinity' else 'Infinity' end;
+        -- JSON.parse reads an overflow as Infinity and an underflow as 0: the place of the first digit that counts tells.
+        digits := substring(number from '^-?([0-9.]+)');
+        exponent := coalesce(substring(number from '[eE]\+?(-?0*[0-9]{1,8})')::integer, 0) + case
+            when digits like '0%' then -length(substring(digits from '^0\.(0*)'))
+            else length(split_part(digits, '.', 1))
+        end;
+        return case when exponent < 0 then '0' when number like '-%' then '-Infinity' else 'Infinity' end;
     end;
     if printed = '-0' then
         return '0';
@@ -97,7 +102,8 @@ end
 $$;
 
 -- A copy of a payload that Postgres can look into. The json type stores \u0000 and lone surrogates as they are, but
--- refuses to read any member of a document that has one; here, in the copy alone, they are left out.
+-- refuses to read any member of a document that has one; in the copy, and there alone, U+001A (substitute) stands for
+-- each, so that hardly any text that somebody names is taken for one of theirs.
 create function slayq._readable_1(payload json) returns json
 language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
 begin
@@ -107,15 +113,19 @@ begin
     perform payload -> 'url';
     return payload;
 exception when untranslatable_character or invalid_text_representation then
-    return regexp_replace(
-        payload::text,
-        '(\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u0000|\\u[dD][89a-fA-F][0-9a-fA-F]{2}',
-        '\1', 'g'
-    )::json;
+    -- Escaped backslashes and whole surrogate pairs step aside as control characters, which JSON text cannot have.
+    return replace(replace(regexp_replace(
+        regexp_replace(
+            replace(payload::text, '\\', E'\x01'),
+            '\\(u[dD][89abAB][0-9a-fA-F]{2})\\(u[dD][c-fC-F][0-9a-fA-F]{2})', E'\x02\\1\x02\\2', 'g'
+        ),
+        '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', '\\u001a', 'g'
+    ), E'\x02', '\'), E'\x01', '\\')::json;
 end
 $$;
 
--- Checks a payload and returns what the job row needs of it. Raises SQ001 or SQ002.
+-- Checks a payload and returns what the job row needs of it. Raises SQ001, SQ002 or SQ007. A batch has no match terms:
+-- cancelling acts on whole jobs, and one element must not take the others with it.
 create function slayq._inspect_payload_1(payload json, out event text, out match_terms bigint[])
 language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
 declare
@@ -154,7 +164,10 @@ begin
     end if;
     url := case when json_typeof(target -> 'url') = 'string' then target ->> 'url' end;
     event := case when json_typeof(target -> 'event') = 'string' then target ->> 'event' end;
-    if coalesce(url, '') = '' then
+    if position(E'\x1a' in concat(url, event)) > 0 then
+        raise exception 'the payload''s url or event has half of a surrogate pair, a NUL or a SUB character in it'
+            using errcode = 'SQ001', hint = 'Such characters may stand in "data" only.';
+    elsif coalesce(url, '') = '' then
         raise exception 'the payload has no usable url' using errcode = 'SQ001',
             hint = 'Set "url" to the http or https address of the app''s Slay Q endpoint.';
     elsif url !~* '^https?://[^/?#\s]' then
@@ -173,7 +186,9 @@ begin
         raise exception 'the event name has % characters, more than the limit of 512', length(event)
             using errcode = 'SQ007', hint = 'Use a short name such as "shop/order.placed", and pass data in "data".';
     end if;
-    match_terms := slayq._match_terms_1(event, target -> 'data');
+    if json_typeof(readable) = 'object' then
+        match_terms := slayq._match_terms_1(event, target -> 'data');
+    end if;
 end
 $$;
 

@@ -164,7 +164,8 @@ $$;
 -- delivered so that nothing of them comes back. Returns how many were removed or marked.
 --
 -- The ids come from one snapshot, in which each job is in exactly one state; the rows are then locked by id alone, so
--- that a job which is leased or fails in between is still caught, in whatever state it then is.
+-- that a job which is leased or fails in between is still caught, in whatever state it then is. An app may just have
+-- added the continuation of a job that is being delivered: after such jobs have been marked another look finds it.
 create function slayq._cancel_1(event_name text, match_name text, match_text text)
 returns bigint language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
@@ -172,36 +173,41 @@ declare
     matching bigint[];
     removed bigint[];
     marked bigint;
+    total bigint := 0;
 begin
     if event_name is null or match_name is null or match_text is null then
         return 0;
     end if;
-    matching := array(
-        select j.id from slayq.job j where j.state <> 'leased' and j.match_terms @> wanted and j.event = event_name
-        union all
-        select j.id from slayq.job j where j.state = 'leased' and j.match_terms @> wanted and j.event = event_name
-    );
-    if cardinality(matching) = 0 then
-        return 0;
-    end if;
-    -- A collision of the hash is ruled out by comparing the value itself.
-    matching := array(
-        select j.id from slayq.job j
-        where j.id = any (matching)
-            and slayq._scalar_text_1(slayq._readable_1(j.payload) -> 'data' -> match_name) = match_text
-        order by j.id
-        for update
-    );
-    with gone as (
-        delete from slayq.job j where j.id = any (matching) and j.state <> 'leased' returning j.id
-    )
-    select array_agg(gone.id) into removed from gone;
-    update slayq.job j set cancelled = true, updated_at = now() where j.id = any (matching) and j.state = 'leased';
-    get diagnostics marked = row_count;
-    delete from slayq.wait w where w.job_id = any (removed);
-    if removed is not null then
-        perform slayq._wake_lanes_1();
-    end if;
-    return coalesce(cardinality(removed), 0) + marked;
+    loop
+        matching := array(
+            select j.id from slayq.job j
+            where j.state <> 'leased' and j.match_terms @> wanted and j.event = event_name
+            union all
+            select j.id from slayq.job j
+            where j.state = 'leased' and j.match_terms @> wanted and j.event = event_name and not j.cancelled
+        );
+        exit when cardinality(matching) = 0;
+        -- A collision of the hash is ruled out by comparing the value itself.
+        matching := array(
+            select j.id from slayq.job j
+            where j.id = any (matching) and j.event = event_name
+                and slayq._scalar_text_1(slayq._readable_1(j.payload) -> 'data' -> match_name) = match_text
+            order by j.id
+            for update
+        );
+        with gone as (
+            delete from slayq.job j where j.id = any (matching) and j.state <> 'leased' returning j.id
+        )
+        select array_agg(gone.id) into removed from gone;
+        update slayq.job j set cancelled = true, updated_at = now() where j.id = any (matching) and j.state = 'leased';
+        get diagnostics marked = row_count;
+        delete from slayq.wait w where w.job_id = any (removed);
+        if removed is not null then
+            perform slayq._wake_lanes_1();
+        end if;
+        total := total + coalesce(cardinality(removed), 0) + marked;
+        exit when marked = 0;
+    end loop;
+    return total;
 end
 $$;
