@@ -208,7 +208,7 @@ def test_long_texts_and_long_lists_are_cut(out: io.StringIO) -> None:
 def test_a_password_at_the_cut_is_not_left_over(out: io.StringIO) -> None:
     """Texts are cleaned before they are cut."""
     structlog.get_logger().info("long", error="x" * 980 + " postgres://u:hunter2@h/d")
-    queries = "http://h/?" + "x" * 600 + " b" * 600
+    queries = "http://h/?" + "x" * 1300 + " b" * 250
     structlog.get_logger().info("long", error=f"{queries} {'b' * 170} postgres://u:hunter2@h/d")
     structlog.get_logger().info("long", error=f"{queries} {'b' * 171} postgres://u:hunter2@h/d")
     assert "hunt" not in out.getvalue()
