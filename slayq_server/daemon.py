@@ -105,6 +105,7 @@ class Daemon:
             self._clock,
             retry_after_max=limits.retry_after_max,
             response_limit=limits.response_bytes,
+            on_blocked=self._metrics.blocked,
         )
         self._http = HttpServer(
             self._config.http.bind,

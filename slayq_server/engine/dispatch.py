@@ -142,7 +142,6 @@ class Dispatcher:
     async def _deliver(self, job: LeasedJob, pool: Pool) -> Settlement | None:
         if not self._worker.trusted:
             return None  # goes back when the row is reaped
-        self._metrics.job_wait(pool.name, max(0.0, job.waited))
         try:
             answer = await self._callbacks.deliver(job, timeout=pool.timeout, connect_timeout=pool.connect_timeout)
         except Exception as error:
@@ -157,6 +156,8 @@ class Dispatcher:
             random=random.random,
             not_found_is_done=pool.not_found_is_done,
         )
+        if answer.sent_after is not None:
+            self._metrics.job_wait(pool.name, max(0.0, job.waited) + answer.sent_after)
         self._metrics.response(pool.name, answer.result)
         self._metrics.callback_duration(pool.name, answer.duration)
         self._log(job, pool, answer, outcome)
