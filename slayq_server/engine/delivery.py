@@ -41,7 +41,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
 
 
 class Callbacks:
-    """Delivers jobs to their apps. Secrets and guard may be replaced at any time: for the next delivery they are new."""
+    """Delivers jobs to their apps. Secrets and guard may be replaced at any time: the next delivery goes by them."""
 
     def __init__(
         self,

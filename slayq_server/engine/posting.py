@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE: Final = 1.0
 """Seconds that an idle connection is kept: well below the least that common servers do (2 to 5 s)."""
+NAMES_KEPT: Final = 10
+"""Seconds that the addresses of a name are kept. Each is judged whenever it is connected to."""
 _LARGE_BODY: Final = 2**20
 """Bytes from which a body is written in pieces."""
 
@@ -107,6 +109,7 @@ class HttpPoster:
             limit=0,
             limit_per_host=self._limit_per_host,
             keepalive_timeout=KEEP_ALIVE,
+            ttl_dns_cache=NAMES_KEPT,
             ssl=self._tls,
             resolver=self._resolver,
             socket_factory=_guarded_socket,
@@ -158,7 +161,7 @@ class HttpPoster:
             finally:
                 # Once the answer is read its connection is back with the others, and this does nothing.
                 response.close()
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # the last is uvloop's for some sockets
             if attempt.blocked is not None and not attempt.let_out:
                 raise attempt.blocked from None
             raise _failure(error, target, connect_timeout) from error
@@ -243,13 +246,13 @@ def _failure(error: Exception, target: Target, connect_timeout: float) -> PostFa
             certificate = error.certificate_error
             why = getattr(certificate, "verify_message", "") or "it cannot be verified"
             return PostFailed(CallbackResult.TLS_ERROR, f"{host}: its TLS certificate is not valid ({why})")
-        case aiohttp.ClientResponseError() | HttpProcessingError():
+        case aiohttp.ClientResponseError():
             if any(_is_too_long(cause) for cause in _causes(error)):
                 return PostFailed(CallbackResult.TOO_LARGE, f"{host}: the answer's headers are too long")
             return PostFailed(CallbackResult.PROTOCOL_ERROR, f"{host}: the answer is not valid HTTP")
-    tls = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)), None)
-    if tls is not None:
-        why = (tls.reason or "unknown").replace("_", " ").lower()
+    if tls := [cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)]:
+        # aiohttp's own kind of SSLError has no reason: the one under it has.
+        why = (getattr(tls[-1], "reason", None) or "no reason given").replace("_", " ").lower()
         return PostFailed(CallbackResult.TLS_ERROR, f"{host}: no TLS connection ({why})")
     match error:
         case aiohttp.ClientConnectorError():
