@@ -91,7 +91,7 @@ def program() -> None:
     """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     try:
         code = program.main(arguments, prog_name=PROGRAM, standalone_mode=False)
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first = _first(ours)
         _complain(str(first))
         return first.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:  # what click makes of a KeyboardInterrupt
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output (`head`, a pager) has seen enough. What is still buffered has nowhere to go.

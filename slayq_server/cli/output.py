@@ -90,7 +90,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, empty
         table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in cells:
         table.add_row(*(Text(_shown(cell)) for cell in row))
-    console().print(table)
+    _print_table(table)
 
 
 def print_fields(fields: Iterable[tuple[str, Cell]]) -> None:
@@ -101,7 +101,17 @@ def print_fields(fields: Iterable[tuple[str, Cell]]) -> None:
     for name, value in fields:
         if value is not None and value != []:
             table.add_row(name, Text(_shown(value)))
-    console().print(table)
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    out = console()
+    if out.is_terminal:
+        out.print(table)
+        return
+    with out.capture() as printed:
+        out.print(table)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())  # without the padding
 
 
 def print_payload(title: str, text: str) -> None:

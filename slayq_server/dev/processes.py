@@ -10,19 +10,35 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from slayq_server.errors import SlayQServerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Coroutine, Mapping
 
+_T = TypeVar("_T")
 _LONGEST_LINE = 1024 * 1024
 _KEPT_LINES = 20
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 # Argument: the child's process id. Waits until the pipe to us breaks; then the child is asked to stop.
 _WATCHDOG = 'read -r _; kill -TERM "$1" 2>/dev/null'
+
+
+def run_interruptibly(main: Coroutine[Any, Any, _T]) -> _T:
+    """Runs `main` in a loop of its own. SIGTERM ends it as Ctrl-C does: by a KeyboardInterrupt, once it has cleaned up."""
+
+    async def guarded() -> _T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await main
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 class ChildEnded(SlayQServerError):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from slayq.protocol import MAX_BODY_AGE, SIGNATURE_HEADER
+from slayq.protocol import CRON_JOB_KEY, MAX_BODY_AGE, SIGNATURE_HEADER
 from slayq.signing import verify_v1
 from slayq_server.config.rules import printable
 from slayq_server.dev.behaviours import EVENTS, reply_to
@@ -48,11 +48,15 @@ class Seen:
     at_once: int
     """Callbacks of this event in progress, this one included."""
 
+    def told(self) -> str:
+        """What happened, in one line without the time."""
+        key = "" if self.job_key == CRON_JOB_KEY else f" ({self.job_key})"
+        return printable(f"{self.event}{key}, attempt {self.retry}: {self.words}")
+
     def line(self) -> str:
         """One line for people."""
-        clock = datetime.fromtimestamp(self.at).strftime("%H:%M:%S.%f")[:-3]  # noqa: DTZ006 (local, for people)
-        key = "" if self.job_key == "cron" else f" key={self.job_key}"
-        return printable(f"{clock} {self.event} attempt {self.retry}{key}: {self.words}")
+        clock = datetime.fromtimestamp(self.at).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        return f"{clock} {self.told()}"
 
 
 class SampleApp:
@@ -90,9 +94,9 @@ class SampleApp:
             self._tell(Seen(time.time(), event, str(body["job_key"]), retry, status, words, at_once))
 
         try:
-            tell(None, "signature good" + (f", works for {reply.seconds:g} s" if reply.seconds else ""))
+            tell(None, "came, signature good" + (f"; works for {reply.seconds:g} s" if reply.seconds else ""))
             await asyncio.sleep(reply.seconds)
-            tell(reply.status, f"{reply.why} ({reply.status})")
+            tell(reply.status, f"{reply.why} → {reply.status}")
         except asyncio.CancelledError:
             tell(0, "the server closed the connection")
             raise
