@@ -29,44 +29,54 @@ from slayq.job;
 create function slayq._js_number_1(number text) returns text
 language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp set extra_float_digits = 1 as $$
 declare
-    printed text;
+    sign constant text := case when number like '-%' then '-' else '' end;
+    value double precision;
+    mantissa text;
     digits text;
-    exponent integer;
+    exponent integer; -- of the first digit
+    shorter text;
 begin
     if number ~ '^-?(0|[1-9][0-9]{0,14})$' then
         return case when number = '-0' then '0' else number end;
     end if;
     begin
-        printed := number::double precision::text;
+        value := abs(number::double precision);
     exception when numeric_value_out_of_range then
         -- JSON.parse reads an overflow as Infinity and an underflow as 0: the place of the first digit that counts tells.
-        digits := substring(number from '^-?([0-9.]+)');
+        mantissa := substring(number from '^-?([0-9.]+)');
         exponent := coalesce(substring(number from '[eE]\+?(-?0*[0-9]{1,8})')::integer, 0) + case
-            when digits like '0%' then -length(substring(digits from '^0\.(0*)'))
-            else length(split_part(digits, '.', 1))
+            when mantissa like '0%' then -length(substring(mantissa from '^0\.(0*)'))
+            else length(split_part(mantissa, '.', 1))
         end;
-        return case when exponent < 0 then '0' when number like '-%' then '-Infinity' else 'Infinity' end;
+        return case when exponent < 0 then '0' else sign || 'Infinity' end;
     end;
-    if printed = '-0' then
+    if value = 0 then
         return '0';
     end if;
-    if printed !~ 'e' then
-        -- Postgres turns to exponents below 1e-4, JavaScript below 1e-6; both write 0.0001 plainly.
-        return printed;
-    end if;
-    exponent := split_part(printed, 'e', 2)::integer;
-    digits := replace(ltrim(split_part(printed, 'e', 1), '-'), '.', '');
-    if exponent between -6 and -1 then
-        printed := '0.' || repeat('0', -exponent - 1) || digits;
-    elsif exponent between 0 and 20 then
-        printed := case
-            when length(digits) <= exponent + 1 then digits || repeat('0', exponent + 1 - length(digits))
-            else left(digits, exponent + 1) || '.' || substr(digits, exponent + 2)
-        end;
-    else
-        return regexp_replace(printed, 'e([+-])0*', 'e\1');
-    end if;
-    return case when number like '-%' then '-' else '' end || printed;
+
+    mantissa := split_part(value::text, 'e', 1);
+    exponent := split_part(value::text || 'e0', 'e', 2)::integer + length(split_part(mantissa, '.', 1)) - 1;
+    digits := replace(mantissa, '.', '');
+    exponent := exponent - length(digits) + length(ltrim(digits, '0'));
+    digits := trim(digits, '0');
+    -- Both print the shortest digits that lead back to the double, but Postgres leaves out those that lie on the very
+    -- edge between two doubles.
+    for places in 15..16 loop
+        exit when length(digits) <= places or exponent > 307;
+        shorter := round(digits::numeric, places - length(digits))::text;
+        if (shorter || 'e' || exponent - length(digits) + 1)::double precision = value then
+            exponent := exponent + length(shorter) - length(digits);
+            digits := rtrim(shorter, '0');
+        end if;
+    end loop;
+
+    return sign || case
+        when exponent between -6 and -1 then '0.' || repeat('0', -exponent - 1) || digits
+        when exponent between 0 and 20 and length(digits) <= exponent + 1 then rpad(digits, exponent + 1, '0')
+        when exponent between 0 and 20 then left(digits, exponent + 1) || '.' || substr(digits, exponent + 2)
+        else left(digits, 1) || case when length(digits) > 1 then '.' || substr(digits, 2) else '' end
+            || case when exponent < 0 then 'e-' else 'e+' end || abs(exponent)
+    end;
 end
 $$;
 
