@@ -257,7 +257,8 @@ language sql stable parallel safe as $$
     select case when serial_queue is null and run_at <= pg_catalog.now() then 'ready' else 'scheduled' end
 $$;
 
--- The word that wakes for a job: its queue's name when ready; '@timer' when due before the daemons' next look.
+-- The word that wakes for a job: its queue's name when ready; '@timer' when due before the daemons' next look, which
+-- comes with each renewal of their worker rows, every 5 seconds at the latest.
 create function slayq._wake_word_1(queue text, state text, run_at timestamptz) returns text
 language sql stable parallel safe as $$
     select case

@@ -91,7 +91,8 @@ class WorkerConfig(Section):
 
     lease: Annotated[float, Seconds(0.5, 3_600)] = 15.0
     """How long after its last renewal a daemon's jobs are its own; then others take them."""
-    renew: Annotated[float, Seconds(0.1, 1_200)] = 5.0
+    # The SQL side wakes the timer only for what is due before the next renewal: see slayq._wake_word_1.
+    renew: Annotated[float, Seconds(0.1, 5)] = 5.0
     """How often it is renewed: at most half of the lease."""
     name: Annotated[str | None, Maybe(Text("a name of 1 to 128 characters", 128))] = None
     """What the daemon is shown as; host and process number where it is not set."""

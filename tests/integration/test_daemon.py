@@ -74,7 +74,7 @@ async def test_a_failing_job_is_retried_and_then_a_dead_letter(
 
 async def test_a_future_job_runs_when_due(daemons: Daemons, endpoint: Endpoint, connection: asyncpg.Connection) -> None:
     """J4, J6: not before its time, and by a timer: far sooner than the next heartbeat would find it."""
-    await daemons.start(worker={"lease": 120, "renew": 50})
+    await daemons.start(worker={"lease": 120, "renew": 5})
     await asyncio.to_thread(lambda: None)
     due = await connection.fetchval("select clock_timestamp() + interval '600 milliseconds'")
     await add(connection, endpoint.url, run_at=due)
@@ -308,7 +308,7 @@ async def test_poll_only_needs_no_notifications(
 
 async def test_a_lost_listener_comes_back(daemons: Daemons, endpoint: Endpoint, connection: asyncpg.Connection) -> None:
     """The listening connection is killed: it is made again, and words wake the daemon as before."""
-    await daemons.start(worker={"lease": 120, "renew": 50})
+    await daemons.start(worker={"lease": 120, "renew": 5})
     listeners = (
         "select {} from pg_stat_activity where application_name = 'slayq-server listener'"
         " and datname = current_database()"
