@@ -173,11 +173,17 @@ class HttpPoster:
     async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
         """The body's beginning, and whether there was more."""
         limit = self._response_limit
+        protocol = None if response.connection is None else response.connection.protocol
         body = b""
         while piece := await response.content.readany():
             body += piece
             if len(body) > limit:
                 return body[:limit], True
+        if protocol is not None and _ends_with_connection(response):
+            # aiohttp takes a reset for the body's end, too, where nothing else marks that.
+            broken = protocol.exception()
+            if isinstance(broken, OSError):
+                raise aiohttp.ClientPayloadError from broken
         return body, False
 
 
@@ -226,6 +232,11 @@ class _SealedRequest(aiohttp.ClientRequest):
         self.headers[SIGNATURE_HEADER] = signature
         await self.update_body(body if len(body) < _LARGE_BODY else io.BytesIO(body))
         return await super().send(conn)
+
+
+def _ends_with_connection(response: aiohttp.ClientResponse) -> bool:
+    """Whether the answer's body has neither length nor chunks."""
+    return "Content-Length" not in response.headers and "Transfer-Encoding" not in response.headers
 
 
 @lru_cache(maxsize=64)
