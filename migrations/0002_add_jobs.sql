@@ -377,6 +377,9 @@ begin
             if added.revision > 0 and mode <> 'unsafe_dedupe' then
                 delete from slayq.wait where wait.job_id = added.id;
                 perform slayq._wake_lanes_1();
+                if json_typeof(added.payload) = 'array' then
+                    perform slayq._inspect_payload_1(added.payload); -- two that were joined must make one batch
+                end if;
             end if;
             exit;
         end if;
