@@ -16,7 +16,19 @@ OTHER: Final = "other"
 AttemptOutcome = Literal["completed", "retried", "dead", "cancelled", "suspended", "expired"]
 AuthReason = Literal["missing", "invalid", "expired", "other"]
 AuthSurface = Literal["metrics", "rpc", "other"]
-BlockedReason = Literal["not_allowed", "denied", "loopback", "private", "link_local", "metadata", "reserved", "other"]
+BlockedReason = Literal[
+    "malformed",
+    "scheme",
+    "credentials",
+    "not_allowed",
+    "denied",
+    "loopback",
+    "private",
+    "link_local",
+    "metadata",
+    "reserved",
+    "other",
+]
 DatabaseErrorKind = Literal["connection", "timeout", "statement", "other"]
 JobState = Literal["ready", "scheduled", "blocked", "leased", "dead"]
 LeaseResult = Literal["ok", "empty", "error"]

@@ -18,21 +18,22 @@ Ticks are instants, so several skipped minutes of one line, and the minute on wh
 Debian's cron does this for jumps below three hours and drops what a longer one skips; here the length of a jump does
 not matter (Pacific/Apia skipped the whole of 2011-12-30: a daily line fires once, at that jump).
 
-croniter is not used here. Given a zone, it fires fixed lines twice on the day of a repeated hour; in any zone it reads
-`0 0-0 * * *` as `0 * * * *`; and one that is made and asked takes 60 to 150 µs, where the calendar below takes 2. The
-tests compare the two calendars.
+croniter steps through the calendar, on naive local time and with all values written out. It is not asked about zones
+(given one, it fires fixed lines twice on the day of a repeated hour) nor to read fields (`0 0-0 * * *` is every hour to
+it).
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from bisect import bisect_left
 from calendar import monthrange
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from croniter import croniter
 
 MAX_TEXT: Final = 256
 """Characters of a cron line, its zone included."""
@@ -115,14 +116,8 @@ class Crontab:
     text: str
     """As it was written, with single spaces."""
     zone: ZoneInfo
-    minutes: tuple[int, ...] = field(compare=False)
-    hours: tuple[int, ...] = field(compare=False)
-    days: frozenset[int] = field(compare=False)
-    months: frozenset[int] = field(compare=False)
-    weekdays: frozenset[int] = field(compare=False)
-    """From 0 (Sunday) to 6."""
-    either_day: bool = field(compare=False)
-    """Both day fields are restricted: a day of one of them matches. Otherwise a day must be in both."""
+    calendar: croniter = field(compare=False, repr=False)
+    """Steps through naive local time. It keeps its place, so one `Crontab` is not for two threads at once."""
     by_clock: bool = field(compare=False)
     """What a jump of the zone's clock means: see the module's text."""
 
@@ -142,12 +137,7 @@ class Crontab:
         return cls(
             text=" ".join(text.split()),
             zone=zone,
-            minutes=tuple(sorted(minutes)),
-            hours=tuple(sorted(hours)),
-            days=days,
-            months=months,
-            weekdays=weekdays,
-            either_day=either_day,
+            calendar=_calendar(minutes, hours, days, months, weekdays, either_day=either_day),
             by_clock=texts[0].startswith("*") or texts[1].startswith("*"),
         )
 
@@ -218,31 +208,9 @@ class Crontab:
 
     def _matching(self, wall: datetime) -> datetime:
         """The first matching minute of the calendar from `wall` (a whole minute) on, whatever the zone makes of it."""
-        day = self._matching_day(wall.year, wall.month, wall.day)
-        if day == (wall.year, wall.month, wall.day):
-            hour_at = bisect_left(self.hours, wall.hour)
-            if hour_at < len(self.hours) and self.hours[hour_at] == wall.hour:
-                minute_at = bisect_left(self.minutes, wall.minute)
-                if minute_at < len(self.minutes):
-                    return wall.replace(minute=self.minutes[minute_at])
-                hour_at += 1
-            if hour_at < len(self.hours):
-                return wall.replace(hour=self.hours[hour_at], minute=self.minutes[0])
-            tomorrow = wall + timedelta(days=1)
-            day = self._matching_day(tomorrow.year, tomorrow.month, tomorrow.day)
-        return datetime(*day, self.hours[0], self.minutes[0])  # noqa: DTZ001 - local time, zoned by the caller
-
-    def _matching_day(self, year: int, month: int, day: int) -> tuple[int, int, int]:
-        """The first matching day from this one on. `parse` has seen to it that one comes, within 40 years."""
-        while True:
-            if month in self.months:
-                # The 1st's weekday, counted from Monday, is the number of the day before it, counted from Sunday.
-                eve, length = monthrange(year, month)
-                for candidate in range(day, length + 1):
-                    in_days, in_weekdays = candidate in self.days, (eve + candidate) % 7 in self.weekdays
-                    if (in_days or in_weekdays) if self.either_day else (in_days and in_weekdays):
-                        return year, month, candidate
-            year, month, day = (year, month + 1, 1) if month < 12 else (year + 1, 1, 1)
+        self.calendar.set_current(wall - _MINUTE, force=True)
+        found: datetime = self.calendar.get_next(datetime)
+        return found
 
     def _offsets(self, wall: datetime) -> tuple[timedelta, timedelta]:
         """The zone's offsets from UTC before and behind the jump that `wall` is in.
@@ -265,6 +233,24 @@ class Crontab:
             else:
                 high = middle
         return high
+
+
+def _calendar(
+    minutes: frozenset[int],
+    hours: frozenset[int],
+    days: frozenset[int],
+    months: frozenset[int],
+    weekdays: frozenset[int],
+    *,
+    either_day: bool,
+) -> croniter:
+    if either_day and (len(days) == 31 or len(weekdays) == 7):
+        days, weekdays = frozenset(), frozenset()  # one of them has every day, so any day matches
+    fields = ((minutes, 60), (hours, 24), (days, 31), (months, 12), (weekdays, 7))
+    line = " ".join(
+        "*" if len(values) in (0, every) else ",".join(map(str, sorted(values))) for values, every in fields
+    )
+    return croniter(line, datetime(2000, 1, 1), day_or=either_day)  # noqa: DTZ001 - local time
 
 
 def _in_utc(instant: datetime) -> datetime:

@@ -1,4 +1,4 @@
-"""Cron lines against oracles of another make: a minute-by-minute cron daemon, croniter's calendar, and simple laws.
+"""Cron lines against oracles of another make: a minute-by-minute cron daemon, a plain calendar, and simple laws.
 
 Lines are built from items whose values are known by how they were built, so nothing here reads a cron line.
 """
@@ -12,7 +12,6 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from croniter import croniter
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -254,23 +253,6 @@ def test_calendar(line: Line, moment: datetime) -> None:
         day += timedelta(days=1)
     expected = min(day + time for time in times if day + time > moment)
     assert expected == Crontab.parse(line.text).next_after(moment)
-
-
-@settings(THOROUGH)
-@given(line=lines(), moment=MOMENTS)
-def test_croniter(line: Line, moment: datetime) -> None:
-    """In UTC the ticks are croniter's, given the values one by one (it reads `0-0` in the hours as `*`)."""
-    crontab = parsed(line)
-    sizes = (60, 24, 31, 12, 7)
-    texts = [
-        "*" if len(values) == size else ",".join(map(str, values))
-        for values, size in zip(line.values, sizes, strict=True)
-    ]
-    if crontab.either_day and "*" in (texts[2], texts[4]):
-        texts[2] = texts[4] = "*"
-    theirs = croniter(" ".join(texts), moment, day_or=crontab.either_day)
-    expected = [theirs.get_next(datetime) for _ in range(3)]
-    assert expected == crontab.ticks_between(moment, expected[-1], 3)
 
 
 @settings(THOROUGH)

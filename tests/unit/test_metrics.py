@@ -77,7 +77,7 @@ DESIGN: dict[str, Row] = {
         "counter",
         {
             "reason": {
-                *("not_allowed", "denied", "loopback", "private"),
+                *("malformed", "scheme", "credentials", "not_allowed", "denied", "loopback", "private"),
                 *("link_local", "metadata", "reserved", "other"),
             }
         },
