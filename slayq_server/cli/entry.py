@@ -95,6 +95,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
     try:
         code = program.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()  # here, where a reader that has gone is handled
     except click.exceptions.NoArgsIsHelpError as help_text:
         help_text.show()
         return help_text.exit_code

@@ -32,7 +32,9 @@ def healthcheck(url: str | None, config: Path | None, timeout: float, as_json: b
     """Ask a daemon whether it is healthy: GET /healthz. Exits 0 or 1."""
     if url is not None and not url.lower().startswith(("http://", "https://")):
         raise click.UsageError(f"--url wants http://HOST:PORT, not {url!r}", click.get_current_context())
-    address = url or _configured_url(config)
+    address = _configured_url(config) if url is None else url
+    if not urlsplit(address).path.strip("/"):
+        address = address.rstrip("/") + _PATH
     status, report, problem = _ask(address, timeout)
     healthy = status == 200
     if as_json:
@@ -51,7 +53,7 @@ def _configured_url(config: Path | None) -> str:
     bind = environment.http_bind or http.bind
     port = http.port if environment.http_port is None else environment.http_port
     host = _LOOPBACK.get(bind, bind)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}{_PATH}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _ask(url: str, timeout: float) -> tuple[int | None, Any, str | None]:
@@ -60,7 +62,7 @@ def _ask(url: str, timeout: float) -> tuple[int | None, Any, str | None]:
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=timeout)
     try:
-        connection.request("GET", (parts.path or _PATH) + (f"?{parts.query}" if parts.query else ""))
+        connection.request("GET", parts.path + (f"?{parts.query}" if parts.query else ""))
         answer = connection.getresponse()
         body = answer.read(_MOST_READ)
     except (OSError, http.client.HTTPException) as error:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
-import asyncpg
-
 from slayq_server.db.admin_rows import (
     Cancelled,
     CronRow,
@@ -24,10 +22,9 @@ from slayq_server.db.admin_rows import (
 )
 from slayq_server.db.pool import Pool
 from slayq_server.db.statements import query
-from slayq_server.errors import SlayQServerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from slayq_server.db.admin_rows import DeadFilter, JobFilter, NewJob
 
@@ -52,12 +49,11 @@ class Admin:
             DatabaseUnavailable: Postgres cannot be reached.
         """
         pool = Pool(url, size=1, application_name="slayq-server cli", timeout=_TIMEOUT)
-        with _refusals():
-            try:
-                await pool.open()
-                yield cls(pool)
-            finally:
-                await pool.close()
+        try:
+            await pool.open()
+            yield cls(pool)
+        finally:
+            await pool.close()
 
     # Jobs
 
@@ -187,15 +183,6 @@ class Admin:
     async def make_tick_due(self, schedule_id: str) -> None:
         """Makes a schedule's next tick due now: a daemon that has it fires it at its next heartbeat."""
         await self._pool.execute("admin_tick_now", schedule_id)
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """Turns what Postgres refuses for another reason than the known ones into one line for people."""
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        raise SlayQServerError(f"Postgres refused the statement: {error.args[0]} ({error.sqlstate})") from error
 
 
 def _job_filter(wanted: JobFilter) -> tuple[Any, ...]:

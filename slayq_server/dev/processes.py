@@ -27,7 +27,7 @@ _WATCHDOG = 'read -r _; kill -TERM "$1" 2>/dev/null'
 
 
 def run_interruptibly(main: Coroutine[Any, Any, _T]) -> _T:
-    """Runs `main` in a loop of its own. SIGTERM ends it as Ctrl-C does: by a KeyboardInterrupt, once it has cleaned up."""
+    """Runs `main` in a loop of its own. SIGTERM ends it as Ctrl-C does: a KeyboardInterrupt, once it has cleaned up."""
 
     async def guarded() -> _T:
         task = asyncio.current_task()

@@ -2,12 +2,8 @@
 -- for an event or an invocation goes on as if the wait had timed out.
 -- $1 ids bigint[]
 -- Locks job rows in id order (waiting), then their waits.
-with due as materialized (
-    select r.id from slayq.reschedule_jobs(
-        array(select j.id from slayq.job j where j.id = any ($1) and j.state = 'scheduled'), run_at => now()
-    ) as r
-),
-expired as (
-    delete from slayq.wait w where w.job_id = any (array(select id from due))
-)
-select id from due order by id
+select r.id
+from slayq.reschedule_jobs(
+    array(select j.id from slayq.job j where j.id = any ($1) and j.state = 'scheduled'), run_at => now()
+) as r
+order by r.id
