@@ -4,6 +4,7 @@
     ├── ConfigurationError      slay-config.json or the environment is wrong (exit 78)
     ├── SchemaError             the database's schema is missing, newer, or was changed by hand (exit 78)
     ├── DatabaseUnavailable     Postgres cannot be reached, or went away (exit 69)
+    │   └── StatementFailed     it is there, and refused a statement that it should have carried out (exit 1)
     ├── WorkerLost              this daemon's worker row has expired or is gone: nothing it holds may be trusted
     ├── RequestRefused          the SQL API refused an argument (SQLSTATE class SQ0)
     └── NotFound                what a command names does not exist (exit 3)
@@ -45,6 +46,16 @@ class DatabaseUnavailable(SlayQServerError):
     """Postgres cannot be reached or does not answer."""
 
     exit_code = 69
+
+
+class StatementFailed(DatabaseUnavailable):
+    """Postgres refused a statement of this server's: a fault of the server, or of the database.
+
+    The daemon deals with it as with an outage, because a loop that goes on trying is worth more to the other jobs than
+    a daemon that dies of it; who could get stuck behind one bad row looks closer.
+    """
+
+    exit_code = 1
 
 
 class WorkerLost(SlayQServerError):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 CHANNEL = "slayq"
 _PING_EVERY = 20.0
+_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _log = structlog.get_logger()
 
 
@@ -48,7 +49,7 @@ class Listener:
         while True:
             try:
                 await self._listen_once()
-            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, TimeoutError) as error:
+            except (OSError, *_DRIVER_ERRORS) as error:  # TimeoutError is an OSError
                 _log.warning("listener_lost", error_type=type(error).__name__, retry_seconds=pause)
             finally:
                 if self._connected:

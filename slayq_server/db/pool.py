@@ -14,6 +14,9 @@ from slayq_server.db.statements import query
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+_RELEASE = 1.0
+"""Seconds for handing a connection back; it is dropped then."""
+
 # With tiny or stale statistics the planner may read a whole table for a statement that is to touch fifty rows, and a
 # prepared statement keeps such a plan; no statement of ours is better off with a sequential scan. JIT never pays here.
 _SESSION_SETTINGS = {"enable_seqscan": "off", "jit": "off"}
@@ -42,7 +45,8 @@ class Pool:
 
         Args:
             url: `postgresql://…`.
-            size: connections at the most; they are opened as needed and closed when idle.
+            size: connections at the most; they are opened as needed and closed when idle. From 2 on, one of them is
+                kept for statements that are urgent.
             poll_only: behind PgBouncer in transaction mode: no prepared statements, no session settings.
             application_name: as Postgres shows it.
             timeout: seconds for one statement, and for getting a connection.
@@ -52,6 +56,8 @@ class Pool:
         self._poll_only = poll_only
         self._application_name = application_name
         self._timeout = timeout
+        # The last connection is for what is urgent: a slow snapshot or a burst must not cost the worker row.
+        self._unhurried = asyncio.Semaphore(max(1, size - 1))
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     @property
@@ -77,7 +83,7 @@ class Pool:
                 statement_cache_size=0 if self._poll_only else 200,
                 server_settings={
                     "application_name": self._application_name,
-                    **({} if self._poll_only else _SESSION_SETTINGS),
+                    **({} if self._poll_only else self._session_settings()),
                 },
             )
             try:
@@ -112,37 +118,84 @@ class Pool:
         idle = self._pool.get_idle_size()
         return {"idle": idle, "in_use": self._pool.get_size() - idle}
 
-    @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
-        """A connection for several statements. Errors come out translated."""
-        with translated():
-            if self._pool is None:
-                raise asyncpg.InterfaceError("the pool is not open")
-            async with self._pool.acquire(timeout=self._timeout) as connection:
-                yield connection
+    def _session_settings(self) -> dict[str, str]:
+        # The server keeps the time limit as well: a daemon that is frozen or cut off in the middle of a transaction
+        # must not hold its locks, nor a statement run on that nobody waits for.
+        limit = f"{round(self._timeout * 1000)}ms"
+        return {**_SESSION_SETTINGS, "statement_timeout": limit, "idle_in_transaction_session_timeout": limit}
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+    async def connection(
+        self, *, urgent: bool = False
+    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """A connection for several statements. Errors come out translated; cancellation, at once.
+
+        `urgent`: does not queue up behind the others for the last connection.
+        """
+        with translated():
+            async with contextlib.nullcontext() if urgent else self._turn():
+                if self._pool is None:
+                    raise asyncpg.InterfaceError("the pool is not open")
+                pool = self._pool
+                connection = await pool.acquire(timeout=self._timeout)
+                try:
+                    yield connection
+                except (asyncio.CancelledError, TimeoutError):
+                    # Whatever is under way is in doubt. The driver would wait for a server that may be gone to say that
+                    # it has stopped, for as long again, and in the end raise that wait's error instead of this one.
+                    connection.terminate()
+                    raise
+                finally:
+                    await pool.release(connection, timeout=_RELEASE)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        async with asyncio.timeout(self._timeout):
+            await self._unhurried.acquire()
+        try:
+            yield
+        finally:
+            self._unhurried.release()
+
+    @contextlib.asynccontextmanager
+    async def transaction(
+        self, *, urgent: bool = False
+    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
         """A connection with a transaction open on it."""
-        async with self.connection() as connection, connection.transaction():
-            yield connection
+        async with self.connection(urgent=urgent) as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                yield connection
+            except (asyncio.CancelledError, TimeoutError):
+                raise  # the connection is dropped, and the transaction with it
+            except BaseException:
+                await transaction.rollback()
+                raise
+            await transaction.commit()
+
+    def _one_statement(
+        self, urgent: bool = False
+    ) -> contextlib.AbstractAsyncContextManager[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        # The driver prepares and executes in two steps, between which a pooler in transaction mode may change servers.
+        return self.transaction(urgent=urgent) if self._poll_only else self.connection(urgent=urgent)
 
     async def fetch(self, name: str, *args: Any) -> list[asyncpg.Record]:
         """The rows of statement `name`."""
-        async with self.connection() as connection:
+        async with self._one_statement() as connection:
             return await connection.fetch(query(name), *args)
 
-    async def fetchrow(self, name: str, *args: Any) -> asyncpg.Record | None:
+    async def fetchrow(self, name: str, *args: Any, urgent: bool = False) -> asyncpg.Record | None:
         """The first row of statement `name`."""
-        async with self.connection() as connection:
+        async with self._one_statement(urgent) as connection:
             return await connection.fetchrow(query(name), *args)
 
-    async def fetchval(self, name: str, *args: Any) -> Any:
+    async def fetchval(self, name: str, *args: Any, urgent: bool = False) -> Any:
         """The first value of the first row of statement `name`."""
-        async with self.connection() as connection:
+        async with self._one_statement(urgent) as connection:
             return await connection.fetchval(query(name), *args)
 
-    async def execute(self, name: str, *args: Any) -> None:
+    async def execute(self, name: str, *args: Any, urgent: bool = False) -> None:
         """Runs statement `name`."""
-        async with self.connection() as connection:
+        async with self._one_statement(urgent) as connection:
             await connection.execute(query(name), *args)

@@ -28,12 +28,14 @@ class Store:
 
     async def register_worker(self, name: str, version: str, queues: Sequence[str], lease_seconds: float) -> int:
         """Makes a new worker row; returns its id."""
-        worker_id: int = await self._pool.fetchval("worker_register", name, version, list(queues), lease_seconds)
+        worker_id: int = await self._pool.fetchval(
+            "worker_register", name, version, list(queues), lease_seconds, urgent=True
+        )
         return worker_id
 
     async def renew_worker(self, worker_id: int, lease_seconds: float, queues: Sequence[str]) -> Heartbeat:
         """Renews a worker row that is still good, and looks round."""
-        row = await self._pool.fetchrow("worker_renew", worker_id, lease_seconds, list(queues))
+        row = await self._pool.fetchrow("worker_renew", worker_id, lease_seconds, list(queues), urgent=True)
         assert row is not None
         return Heartbeat(
             held=row["held"],
@@ -51,7 +53,7 @@ class Store:
 
     async def retire_worker(self, worker_id: int) -> None:
         """Ends this worker's leases: whatever it still holds may be taken by others at once."""
-        await self._pool.execute("worker_retire", worker_id)
+        await self._pool.execute("worker_retire", worker_id, urgent=True)
 
     # Leasing and settling
 
@@ -80,15 +82,14 @@ class Store:
         for settlement in batch:
             kinds.setdefault(settlement.outcome.kind, []).append(settlement)
         settled = Settled()
-        async with self._pool.connection() as connection:
-            for kind, settlements in kinds.items():
-                async with connection.transaction():
-                    statement, args = _settle_call(kind, worker_id, settlements, keep_done)
-                    rows = await connection.fetch(statement, *args)
-                    lanes = {row["serial_queue"] for row in rows if row["serial_queue"] is not None}
-                    if lanes:
-                        settled.ready.update(await connection.fetchval(query("advance_lanes"), sorted(lanes)))
-                settled.verdicts.update((row["id"], row["verdict"]) for row in rows)
+        for kind, settlements in kinds.items():
+            async with self._pool.transaction() as connection:
+                statement, args = _settle_call(kind, worker_id, settlements, keep_done)
+                rows = await connection.fetch(statement, *args)
+                lanes = {row["serial_queue"] for row in rows if row["serial_queue"] is not None}
+                ready = await connection.fetchval(query("advance_lanes"), sorted(lanes)) if lanes else ()
+            settled.ready.update(ready)
+            settled.verdicts.update((row["id"], row["verdict"]) for row in rows)
         return settled
 
     # What becomes due
@@ -174,7 +175,7 @@ def _settle_call(
         return query("settle_completed"), (worker_id, ids, leases, keep_done)
     if kind is OutcomeKind.RELEASED:
         return query("settle_released"), (worker_id, ids, leases)
-    errors = [s.outcome.error for s in settlements]
+    errors = [_writable(s.outcome.error) for s in settlements]
     payloads = [s.payload for s in settlements]
     if kind is OutcomeKind.DEAD:
         reasons = [s.outcome.reason for s in settlements]
@@ -182,3 +183,10 @@ def _settle_call(
     delays = [s.outcome.delay for s in settlements]
     strict = [s.strict for s in settlements]
     return query("settle_retried"), (worker_id, ids, leases, delays, errors, strict, payloads)
+
+
+def _writable(text: str | None) -> str | None:
+    """A text as Postgres takes it: without NUL and halves of surrogate pairs, whatever an endpoint has answered."""
+    if text is None:
+        return None
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,157 @@
+"""The connection pool when the server falls silent, is busy, or refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slayq_server.db.pool import Pool
+from slayq_server.errors import DatabaseUnavailable, StatementFailed
+from tests.support.wait import wait_until
+from tests.support.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import asyncpg
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    """A pool of two connections."""
+    made = Pool(database_url, size=2)
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def ask_in_a_transaction(pool: Pool, seconds: float) -> None:
+    """Asks, and waits for so long."""
+    async with asyncio.timeout(seconds), pool.transaction() as connection:
+        await connection.fetchval("select 1")
+
+
+async def test_a_limit_holds_on_a_wire_that_fell_silent(database_url: str) -> None:
+    """Whoever waits for so long gets on after so long: no courtesy to a server that may be gone takes any more time."""
+    async with Wire(database_url) as wire:
+        pool = Pool(wire.url, size=2)
+        await pool.open()
+        wire.silence()
+        async with asyncio.timeout(5):  # the pool's own limit is three times that
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await pool.fetchval("clock")
+            with pytest.raises(TimeoutError):
+                await ask_in_a_transaction(pool, 0.1)
+        pool.abandon()
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+async def test_cancelling_on_a_silent_wire_cancels(database_url: str, in_transaction: bool) -> None:
+    """A task that is told to stop stops, at once, with CancelledError and nothing else."""
+    async with Wire(database_url) as wire:
+        pool = Pool(wire.url, size=2, timeout=1.0)
+        await pool.open()
+
+        async def ask() -> None:
+            context = pool.transaction() if in_transaction else pool.connection()
+            async with context as connection:
+                wire.silence()
+                waiting.set()
+                await connection.fetchval("select 1")
+
+        waiting = asyncio.Event()
+        task = asyncio.create_task(ask())
+        await waiting.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        async with asyncio.timeout(0.8):  # less than the pool's limit
+            await asyncio.wait([task])
+        assert task.cancelled()
+        pool.abandon()
+
+
+async def test_a_statement_without_an_answer_is_an_error_in_time(database_url: str) -> None:
+    """The time limit of a statement is that, not twice that."""
+    async with Wire(database_url) as wire:
+        pool = Pool(wire.url, size=2, timeout=0.5)
+        await pool.open()
+        wire.silence()
+        async with asyncio.timeout(0.9):
+            with pytest.raises(DatabaseUnavailable):
+                await pool.fetchval("clock")
+        pool.abandon()
+
+
+async def test_the_last_connection_is_kept_for_what_is_urgent(pool: Pool) -> None:
+    """However many statements are slow or waiting, the renewal of the worker row finds a connection at once."""
+    release = asyncio.Event()
+    started = asyncio.Event()
+
+    async def slow() -> None:
+        async with pool.connection():
+            started.set()
+            await release.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(slow())
+        await started.wait()
+        async with asyncio.timeout(5):
+            async with pool.connection(urgent=True) as connection:
+                assert 1 == await connection.fetchval("select 1")
+        release.set()
+
+
+async def test_sessions_are_bounded_by_the_server_too(pool: Pool) -> None:
+    """A daemon that is frozen or cut off in the middle of a transaction does not hold its locks for long."""
+    async with pool.connection() as connection:
+        assert "15s" == await connection.fetchval("show statement_timeout")
+        assert "15s" == await connection.fetchval("show idle_in_transaction_session_timeout")
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "expected"),
+    [
+        ("XX000", DatabaseUnavailable),  # a tuple concurrently updated, a relation that cannot be opened
+        ("55P03", DatabaseUnavailable),
+        ("57P05", DatabaseUnavailable),
+        ("25P04", DatabaseUnavailable),
+        ("53100", DatabaseUnavailable),
+        ("26000", DatabaseUnavailable),
+        ("22021", StatementFailed),
+        ("23505", StatementFailed),
+    ],
+)
+async def test_whatever_postgres_refuses_is_an_error_of_ours(
+    pool: Pool, sqlstate: str, expected: type[Exception]
+) -> None:
+    """No error of the driver's gets out, where nobody would catch it."""
+    with pytest.raises(DatabaseUnavailable) as caught:
+        async with pool.connection() as connection:
+            await connection.execute(f"do $$ begin raise exception 'no' using errcode = '{sqlstate}'; end $$")
+    assert expected is type(caught.value)
+
+
+async def test_an_argument_that_cannot_be_sent_is_a_failed_statement(pool: Pool) -> None:
+    """Half a surrogate pair has no bytes: that is no outage, which would be waited out for ever."""
+    with pytest.raises(StatementFailed):
+        await pool.execute("notify", ["\ud800"])
+
+
+async def test_a_backend_that_is_killed_is_replaced(pool: Pool, connection: asyncpg.Connection) -> None:
+    """An error for whoever used it, and the next statement works."""
+    async with pool.connection() as used:
+        pid = await used.fetchval("select pg_backend_pid()")
+    await connection.fetchval("select pg_terminate_backend($1)", pid)
+
+    async def works() -> bool:
+        try:
+            await pool.fetchval("clock")
+        except DatabaseUnavailable:
+            return False
+        return True
+
+    await wait_until(works)
