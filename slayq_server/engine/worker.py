@@ -3,6 +3,7 @@
 Every lease this daemon holds is as good as this one row. The daemon stops trusting itself before the others stop
 trusting it: the trust deadline is counted on its own monotonic clock from the moment a renewal was *sent*, and ends
 `MARGIN` of the lease early. So a daemon cut off from Postgres has closed its deliveries when its jobs go to others.
+Trust that has ended never comes back for the same row, whatever answer is read after all: by then jobs were given up.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 RenewalResult = Literal["ok", "failed", "lost"]
 MARGIN = 0.2
 """The share of the lease that is kept back for closing deliveries and for clocks that run a little apart."""
+_RETIREMENT = 2.0
+"""Seconds spent on ending a row that is lost."""
 _log = structlog.get_logger()
 
 
@@ -79,6 +82,7 @@ class Worker:
         self._on_lost = on_lost
         self._on_renewal = on_renewal
         self._trust_until = float("-inf")
+        self._retired = False
         self.id: int | None = None
         """The row's id while there is one."""
 
@@ -92,14 +96,16 @@ class Worker:
         self._queues = list(queues)
 
     async def run(self) -> None:
-        """Holds a row until cancelled; after each loss a new one."""
-        while True:
-            await self._register()
-            await self._renew_until_lost()
-            await self._let_go()
+        """Holds a row until retired or cancelled; after each loss a new one."""
+        while not self._retired:
+            worker_id = await self._register()
+            await self._renew_until_lost(worker_id)
+            if not self._retired:
+                await self._let_go(worker_id)
 
     async def retire(self) -> None:
-        """Ends the row at shutdown, so that nobody waits for it to expire."""
+        """Ends the row at shutdown, so that nobody waits for it to expire. There is no new one."""
+        self._retired = True
         if self.id is not None:
             worker_id, self.id = self.id, None
             await self._store.retire_worker(worker_id)
@@ -107,7 +113,7 @@ class Worker:
     def _trust_from(self, sent: float) -> None:
         self._trust_until = sent + self._lease * (1 - MARGIN)
 
-    async def _register(self) -> None:
+    async def _register(self) -> int:
         pause = 0.1
         while True:
             sent = self._clock.monotonic()
@@ -122,24 +128,24 @@ class Worker:
         self._trust_from(sent)
         _log.info("worker_started", worker=worker_id, queues=self._queues)
         self._on_start(worker_id)
+        return worker_id
 
-    async def _renew_until_lost(self) -> None:
-        assert self.id is not None
+    async def _renew_until_lost(self, worker_id: int) -> None:
         wait = 0.0  # the first heartbeat tells at once what there is to do
         while True:
             await asyncio.sleep(max(0.0, min(wait, self._remaining())))
-            if self._remaining() <= 0:
+            if self._retired or self._remaining() <= 0:
                 return
             sent = self._clock.monotonic()
             try:
                 async with asyncio.timeout(self._remaining()):
-                    heartbeat = await self._store.renew_worker(self.id, self._lease, self._queues)
+                    heartbeat = await self._store.renew_worker(worker_id, self._lease, self._queues)
             except (DatabaseUnavailable, TimeoutError) as error:
                 self._on_renewal("failed")
-                _log.warning("worker_renewal_failed", worker=self.id, error_type=type(error).__name__)
+                _log.warning("worker_renewal_failed", worker=worker_id, error_type=type(error).__name__)
                 wait = min(1.0, self._renew_every)
                 continue
-            if not heartbeat.held:
+            if self._retired or not heartbeat.held or self._remaining() <= 0:
                 return
             self._trust_from(sent)
             self._on_renewal("ok")
@@ -149,14 +155,14 @@ class Worker:
     def _remaining(self) -> float:
         return self._trust_until - self._clock.monotonic()
 
-    async def _let_go(self) -> None:
-        assert self.id is not None
-        lost, self.id = self.id, None
+    async def _let_go(self, worker_id: int) -> None:
+        self.id = None
         self._trust_until = float("-inf")
         self._on_renewal("lost")
-        _log.error("worker_lost", worker=lost)
-        self._on_lost(lost)
+        _log.error("worker_lost", worker=worker_id)
+        self._on_lost(worker_id)
         try:
-            await self._store.retire_worker(lost)  # spares the others the wait, where the database is there
-        except DatabaseUnavailable:
-            _log.info("worker_not_retired", worker=lost)
+            async with asyncio.timeout(_RETIREMENT):
+                await self._store.retire_worker(worker_id)  # spares the others the wait, where the database is there
+        except (DatabaseUnavailable, TimeoutError):
+            _log.info("worker_not_retired", worker=worker_id)
