@@ -2,6 +2,7 @@
 -- $1 worker id; $2, $3 one element per job: id bigint[], lease bigint[]; $4 keep history boolean
 -- Invariant B: only rows still held under that very lease. One row back per job:
 --   settled; locked (somebody else's transaction has the row: try again); stale (the lease is no longer ours).
+-- `offset 0` keeps the planner from answering `exists` with a hash of the whole table.
 with outcome as (
     select o.id, o.lease from unnest($2::bigint[], $3::bigint[]) as o (id, lease)
 ),
@@ -26,7 +27,7 @@ select outcome.id,
     case
         when ended.id is not null then 'settled'
         when exists (
-            select from slayq.job j where j.id = outcome.id and j.worker_id = $1 and j.lease = outcome.lease
+            select from slayq.job j where j.id = outcome.id and j.worker_id = $1 and j.lease = outcome.lease offset 0
         ) then 'locked'
         else 'stale'
     end as verdict,

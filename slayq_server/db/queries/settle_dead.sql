@@ -37,7 +37,7 @@ select outcome.id,
         when ended.superseded or ended.cancelled then 'dropped'
         when ended.id is not null then 'settled'
         when exists (
-            select from slayq.job j where j.id = outcome.id and j.worker_id = $1 and j.lease = outcome.lease
+            select from slayq.job j where j.id = outcome.id and j.worker_id = $1 and j.lease = outcome.lease offset 0
         ) then 'locked'
         else 'stale'
     end as verdict,

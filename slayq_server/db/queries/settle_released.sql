@@ -29,7 +29,7 @@ select outcome.id,
         when released.id is not null then 'settled'
         when dropped.id is not null then 'dropped'
         when exists (
-            select from slayq.job j where j.id = outcome.id and j.worker_id = $1 and j.lease = outcome.lease
+            select from slayq.job j where j.id = outcome.id and j.worker_id = $1 and j.lease = outcome.lease offset 0
         ) then 'locked'
         else 'stale'
     end as verdict,
