@@ -24,7 +24,7 @@ limit_option = click.option(
     "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many to show at the most."
 )
 payload_option = click.option(
-    "--payload/--no-payload", "with_payload", default=True, help="Whether to show the payload (shown by default)."
+    "--no-payload", "with_payload", is_flag=True, flag_value=False, default=True, help="Leave the payload out."
 )
 database_option = click.option(
     "--database-url", metavar="URL", help="The database; default: SLAY_Q_DATABASE_URL, also from a .env file here."

@@ -12,6 +12,8 @@ import structlog
 from slayq_server import logs, settings
 from slayq_server.cli.options import duration
 from slayq_server.config import load
+from slayq_server.db.admin import Admin
+from slayq_server.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 @click.option("--port", type=click.IntRange(0, 65_535), help="The port to listen on, over http.port; 0: any free one.")
 @click.option("--log-format", type=click.Choice(settings.LOG_FORMATS), help="auto: pretty on a terminal, else JSON.")
 @click.option("--log-level", type=click.Choice(settings.LOG_LEVELS), help="The least that is logged.")
+@click.option(
+    "--skip-migrate", is_flag=True, help="Refuse to start on a schema that is not up to date, in place of migrating it."
+)
 def serve(
     config: Path,
     grace: float | None,
@@ -31,11 +36,13 @@ def serve(
     port: int | None,
     log_format: str | None,
     log_level: str | None,
+    skip_migrate: bool,
 ) -> int:
     """Run the daemon.
 
     The database and the secret come from SLAY_Q_DATABASE_URL and SLAY_Q_SECRET, also from a .env file here. SIGTERM
-    and Ctrl-C drain, a second one hurries; SIGHUP loads CONFIG again.
+    and Ctrl-C drain, a second one hurries; SIGHUP loads CONFIG again. A database that is away is waited for, but with
+    --skip-migrate it must be there at the start.
     """
     options = {"grace": grace, "http_bind": host, "http_port": port, "log_format": log_format, "log_level": log_level}
     given: dict[str, Any] = {name: str(value) for name, value in options.items() if value is not None}
@@ -44,9 +51,19 @@ def serve(
     loaded = load(config)
     for warning in settings.unknown_variables():
         structlog.get_logger().warning("unknown_variable", message=warning)
+    if skip_migrate:
+        asyncio.run(_require_schema(environment.database_url.get_secret_value()))
     from slayq_server import daemon  # not for `--help`, or for a configuration that is wrong
 
     return run_fast(daemon.serve(loaded, environment, config_path=config))
+
+
+async def _require_schema(url: str) -> None:
+    """Raises SchemaError unless the schema is up to date, so that the daemon will find nothing to migrate."""
+    async with Admin.connect(url) as admin:
+        pending = await admin.pending_migrations()
+    if pending:
+        raise SchemaError(f"the schema lacks {', '.join(pending)}. Run, as its owner: slayq-server migrate")
 
 
 def run_fast(main: Coroutine[Any, Any, int]) -> int:

@@ -6,8 +6,9 @@ Unlike the engine, these may wait for a row that somebody else has locked, up to
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
+from slayq_server.db import migrate
 from slayq_server.db.admin_rows import (
     Cancelled,
     CronRow,
@@ -25,6 +26,8 @@ from slayq_server.db.statements import query
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+    import asyncpg
 
     from slayq_server.db.admin_rows import DeadFilter, JobFilter, NewJob
 
@@ -54,6 +57,16 @@ class Admin:
             yield cls(pool)
         finally:
             await pool.close()
+
+    async def pending_migrations(self) -> list[str]:
+        """The names of the migrations that this server knows and the database has not.
+
+        Raises:
+            SchemaError: the schema is newer than this server, or was changed by hand.
+        """
+        async with self._pool.connection() as connection:
+            found = await migrate.status(cast("asyncpg.Connection", connection))
+        return [migration.name for migration in found.pending]
 
     # Jobs
 

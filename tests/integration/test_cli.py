@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from tests.conftest import Connect
     from tests.support.cli import Cli
     from tests.support.daemon import Daemons
 
@@ -169,6 +170,29 @@ async def test_a_configuration_alone_is_served(daemons: Daemons) -> None:
     await program.wait_for_output('"ready"')
     program.terminate()
     assert 0 == await program.wait()
+
+
+async def test_serve_may_be_kept_from_migrating(daemons: Daemons, connect: Connect, empty_database_url: str) -> None:
+    """With --skip-migrate a schema that is not up to date exits 78 and is left alone; one that is, is served."""
+    refused = daemons.launch("--skip-migrate", env={"SLAY_Q_DATABASE_URL": empty_database_url})
+    assert 78 == await refused.wait()
+    assert "error: the schema lacks 0001_tables" in refused.stderr
+    connection = await connect(empty_database_url)
+    assert not await connection.fetchval("select exists (select from pg_namespace where nspname = 'slayq')")
+    running = await daemons.start("--skip-migrate")
+    running.program.terminate()
+    assert 0 == await running.program.wait()
+
+
+async def test_serve_options_go_over_the_configuration(daemons: Daemons, unused_port: int) -> None:
+    """--port, --host, --grace and --log-format count more than the file and the environment."""
+    options = ("--host=127.0.0.1", f"--port={unused_port}", "--grace=7s", "--log-format=pretty")
+    # 192.0.2.1 is kept for documentation: no machine has it.
+    program = daemons.launch(*options, env={"SLAY_Q_HTTP_PORT": "1"}, http={"bind": "192.0.2.1"})
+    await program.wait_until_answers(f"http://127.0.0.1:{unused_port}/readyz")
+    program.terminate()
+    assert 0 == await program.wait()
+    assert "grace_seconds=7.0" in program.stderr
 
 
 @pytest.mark.parametrize(
