@@ -1,7 +1,9 @@
 -- Adding jobs: the checks, the single add, the bulk add, and who is woken by them.
 --
 -- Private functions carry a version in their name (_1): a later release adds _2 beside them, so that the release before
--- runs on the newer schema. SQLSTATEs of our own are of class SQ0:
+-- runs on the newer schema. Functions that read job, wait or dead_letter switch sequential scans off: a session keeps
+-- plans from when the tables were small, and none of these looks is better off reading a whole table.
+-- SQLSTATEs of our own are of class SQ0:
 --   SQ001 payload without a usable url or event   SQ002 too large   SQ003 job key   SQ004 job_key_mode
 --   SQ005 a number or time out of range           SQ006 queue name  SQ007 another name or text
 
@@ -235,7 +237,7 @@ $$;
 -- Wakes the daemons that sit idle: NOTIFY is sent only for a queue that a live worker says it wants, because commits
 -- that notify queue up behind one lock of the whole cluster.
 create function slayq._wake_1(wanted text[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp as $$
+language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
     select pg_notify('slayq', name)
     from (select distinct unnest(wanted) as name) as candidate
     where exists (
@@ -246,7 +248,7 @@ $$;
 -- Wakes whoever picks the heads of serial queues, after a change that may have taken a head away: a job pending in a
 -- serial queue was changed or removed from outside. Says nothing while no serial queue has anything waiting.
 create function slayq._wake_lanes_1() returns void
-language sql volatile set search_path = pg_catalog, pg_temp as $$
+language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
     select slayq._wake_1(array['@lanes']) where exists (select from slayq.job where state = 'blocked')
 $$;
 
@@ -291,7 +293,7 @@ $$;
 create function slayq._add_job_1(
     identifier text, payload json, queue_name text, run_at timestamptz, max_attempts integer, job_key text,
     priority integer, flags text[], job_key_mode text
-) returns slayq.job language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+) returns slayq.job language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
     key constant text := job_key;

@@ -15,7 +15,7 @@ $$;
 -- Lets a parked job go on at once with `value` in its cache under `step`; it waits for nothing else from then on. Called
 -- with the job's row locked.
 create function slayq._resume_1(waiting_job bigint, step text, value json) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
     resumed slayq.job;
 begin
@@ -39,7 +39,7 @@ $$;
 
 -- Ends some waits with one value, each only if it is still there once its job's row is locked: a wait has one outcome.
 create function slayq._resume_waits_1(waits bigint[], value json) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
     waiting record;
 begin
@@ -58,7 +58,7 @@ $$;
 -- Parks the job of a key until a match or its run_at. A key that is unknown, due or being delivered has nothing to park:
 -- the app's continuation was cancelled, replaced, never added or has timed out, and no work is lost by saying nothing.
 create function slayq._wait_for_event_1(key text, event_name text, match_name text, match_text text, step text)
-returns void language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+returns void language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
     parked slayq.job;
     wanted constant bigint := slayq._term_1(event_name, match_name, match_text);
@@ -87,7 +87,7 @@ end
 $$;
 
 create function slayq._wait_for_invocation_1(invoker_key text, callee_key text, step text)
-returns void language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+returns void language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
     parked slayq.job;
     wanted constant bigint := slayq._term_1('', 'invocation', callee_key);

@@ -28,7 +28,7 @@ $$;
 
 -- Removes the job of a key. One that is being delivered finishes, and is never tried again. null if there is none.
 create function slayq.remove_job(job_key text) returns slayq.jobs
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
     key constant text := remove_job.job_key;
@@ -109,7 +109,7 @@ $$;
 -- Puts dead letters back as jobs, due at once, attempts 0, with their finished steps. A letter whose key a live job now
 -- has stays where it is. Returns the ids put back.
 create function slayq._redrive_1(letter_ids bigint[]) returns setof bigint
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
     letter slayq.dead_letter;
 begin
@@ -227,12 +227,11 @@ $$;
 
 -- Ends the leases of the workers named (by id or by name) and puts their jobs back at once.
 create function slayq.force_unlock_workers(worker_ids text[]) returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
     update slayq.worker set expires_at = '-infinity'
     where worker.id::text = any (worker_ids) or worker.name = any (worker_ids);
-    perform slayq._reap_1(1000000);
-    perform slayq._wake_1(array(select distinct j.queue from slayq.job j where j.state = 'ready'));
+    perform slayq._wake_1(array(select distinct r.queue from slayq._reap_1(1000000) as r where r.fate = 'ready'));
     perform slayq._wake_lanes_1();
 end
 $$;
