@@ -36,7 +36,7 @@ _SAMPLE_WITHIN = 60.0
 
 def config(app_url: str) -> dict[str, Any]:
     """Of the daemon: retries come quickly, so that one can watch them."""
-    backoff = {"base": 2, "factor": 2, "cap": 5, "jitter": 0}
+    backoff = {"base": 1, "factor": 2, "cap": 6, "jitter": 0}
     return {
         "queues": {
             "general": {"concurrency": 10, "backoff": backoff},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import http.client
 import json
 import socket
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from slayq_server.db.migrate import migrate
+from slayq_server.dev.account import Account
 from slayq_server.dev.cluster import Cluster, Installation, temporary_cluster
 from slayq_server.dev.processes import Child
 from slayq_server.dev.sample_app import HOST, PATH, Seen
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 _T = TypeVar("_T")
+ROOTS_DATA = Path("/var/lib/slayq-dev")
 _READY_WITHIN = 60.0
 _STOP_WITHIN = 10.0
 
@@ -71,9 +74,20 @@ def installation(kind: str) -> Installation:
 def kept_database(folder: Path, kind: str) -> Iterator[Database]:
     """A running server over a data folder in `folder` that stays for the next time."""
     found = installation(kind)
-    data = folder / f"postgres-{found.major}"
+    data = data_folder(folder, f"postgres-{found.major}")
     with Cluster(found, data) as cluster:
         yield Database(cluster.url(), f"{found.kind} Postgres {found.version}, data in {_short(data)}")
+
+
+def data_folder(folder: Path, name: str, elsewhere: Path = ROOTS_DATA) -> Path:
+    """`name` in `folder`; where root works in a folder that nobody else can enter, in one of its own `elsewhere`.
+
+    Postgres does not run as root, and a checkout below /root is closed to the user who runs it then.
+    """
+    data = folder / name
+    if Account.fitting(data).reaches(folder):
+        return data
+    return elsewhere / hashlib.sha256(bytes(folder.resolve())).hexdigest()[:12] / name
 
 
 @contextlib.contextmanager
