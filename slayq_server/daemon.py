@@ -86,7 +86,7 @@ class Daemon:
         self._connections = Connections(
             settings.database_url.get_secret_value(),
             size=self._config.database.pool_size,
-            poll_only=self._config.database.poll_only,
+            pooled=self._config.database.poll_only,
             application_name=self._config.database.application_name,
         )
         self._store = Store(self._connections)
@@ -357,14 +357,15 @@ class Daemon:
             self._report.database_error(error)
             _log.error("reload_failed", error=str(error))
             return
-        self._leaser.look_everywhere()
+        finally:
+            self._leaser.look_everywhere()  # slots of a queue that is gone or has another limit, too
         self._metrics.reload(True)
         _log.info("reloaded", queues=self._pools.names)
 
     # What the parts find out
 
     def _worker_started(self, worker_id: int) -> None:
-        for pool in self._pools:
+        for pool in self._pools.all:
             pool.slots = 0
         self._leaser.look_everywhere()
         structlog.contextvars.bind_contextvars(worker=worker_id)

@@ -67,6 +67,8 @@ class _Appetite:
     hungry: bool = True
     wants: bool = False
     hot: bool = False
+    starved: bool = False
+    """Hungry, with all slots of the cluster's limit taken elsewhere: it leases into its own until a word comes."""
     last_found: float = float("-inf")
     look_at: list[float] = field(default_factory=list)
     words: int = 0
@@ -119,7 +121,8 @@ class Leaser:
         self._poll_every = poll_every
         self._next_poll = 0.0
         self._appetites: dict[str, _Appetite] = {}
-        self._written_wants: frozenset[str] | None = None
+        self._written_wants: tuple[int, frozenset[str]] | None = None
+        """The worker row and what stands in it; None: in doubt."""
         self._doubts: list[float] = []
         self._wake = asyncio.Event()
         self._stopped = False
@@ -139,11 +142,12 @@ class Leaser:
             appetite.words, appetite.words_since = 0, now
         appetite.words += 1
         rate = appetite.words / max(now - appetite.words_since, 0.2)
-        if appetite.wants and (pool.room == 0 or rate > _HOT_RATE):
+        full = pool.in_flight >= pool.limit  # slots reserved for a lease on its way may yet be free
+        if appetite.wants and (full or rate > _HOT_RATE):
             appetite.wants = False
-            appetite.hot = pool.room > 0
+            appetite.hot = not full
             appetite.last_found = now
-        appetite.hungry = True
+        appetite.hungry, appetite.starved = True, False
         self._wake.set()
 
     def ready(self, queues: Iterable[str]) -> None:
@@ -159,7 +163,7 @@ class Leaser:
         self._written_wants = None
         for pool in self._pools:
             appetite = self._appetite(pool)
-            appetite.hungry, appetite.wants, appetite.hot = True, False, False
+            appetite.hungry, appetite.starved, appetite.wants, appetite.hot = True, False, False, False
         self._wake.set()
 
     def listening(self, connected: bool) -> None:
@@ -169,7 +173,7 @@ class Leaser:
 
     def slot_freed(self, pool: Pool) -> None:
         """A delivery ended."""
-        if self._appetite(pool).hungry or pool.cluster:
+        if self._appetite(pool).hungry or pool.slots:
             self._wake.set()
 
     async def stop(self) -> None:
@@ -216,7 +220,8 @@ class Leaser:
             next_look = self._look_round(now)
             if self._worker.trusted and (
                 any(self._can_lease(pool) for pool in self._pools)
-                or self._wanted_words() != self._written_wants
+                or any(self._idle_slots(pool) for pool in self._pools.all)
+                or (self._worker.id, self._wanted_words()) != self._written_wants
                 or (self._doubts and self._doubts[0] <= now)
             ):
                 return
@@ -227,27 +232,32 @@ class Leaser:
                 continue
 
     def _can_lease(self, pool: Pool) -> bool:
-        if pool.paused:
+        appetite = self._appetite(pool)
+        if pool.paused or not appetite.hungry:
             return False
-        if pool.cluster:
-            appetite = self._appetite(pool)
-            return (appetite.hungry and pool.room > 0) or (not appetite.hungry and pool.slots > pool.in_flight)
-        return pool.free > 0 and self._appetite(pool).hungry
+        return pool.free > 0 or (pool.cluster and pool.room > 0 and not appetite.starved)
+
+    def _idle_slots(self, pool: Pool) -> int:
+        """Slots of the cluster's limit that this daemon has no use for now."""
+        if pool.cluster and pool.limit > 0 and self._appetite(pool).hungry and not pool.paused:
+            return 0
+        return max(0, pool.slots - pool.in_flight - pool.reserved)
 
     def _look_round(self, now: float) -> float | None:
         """Makes pools hungry whose time to look again has come; returns when the next one's comes."""
-        times = self._doubts[:1]
+        times = self._doubts[:1] if self._worker.trusted else []
         if self._poll_every is not None:
             if self._next_poll <= now:
                 self._next_poll = now + self._poll_every
                 for pool in self._pools:
-                    self._appetite(pool).hungry = True
+                    appetite = self._appetite(pool)
+                    appetite.hungry, appetite.starved = True, False
             times.append(self._next_poll)
         for pool in self._pools:
             appetite = self._appetite(pool)
             while appetite.look_at and appetite.look_at[0] <= now:
                 appetite.look_at.pop(0)
-                appetite.hungry = True
+                appetite.hungry, appetite.starved = True, False
             times += appetite.look_at[:1]
         return min(times, default=None)
 
@@ -258,13 +268,16 @@ class Leaser:
         await self._resolve_doubts(worker_id)
         await self._balance_slots(worker_id)
         asked = [pool for pool in self._pools if pool.free > 0 and self._appetite(pool).hungry]
-        if asked:
+        if asked and self._worker.id == worker_id:
             await self._lease_for(asked, worker_id)
-        await self._write_wants(worker_id)
+        if self._worker.id == worker_id:
+            await self._write_wants(worker_id)
 
     async def _lease_for(self, asked: Sequence[Pool], worker_id: int) -> None:
         requests = [LeaseRequest(pool.names, pool.free) for pool in asked]
-        wants_before = {pool.name: self._appetite(pool).wants for pool in asked}
+        # Answers are understood as they were asked for: a reload may have taken a queue away meanwhile.
+        by_queue = {name: pool for pool in asked for name in pool.names}
+        wanted = {pool.name: self._is_wanted(pool, worker_id) for pool in asked}
         # A word that comes while the statement runs makes its pool hungry again.
         for pool, request in zip(asked, requests, strict=True):
             pool.reserved = request.free
@@ -284,9 +297,16 @@ class Leaser:
             for pool in asked:
                 pool.reserved = 0
         self._on_batch("ok" if jobs else "empty", self._clock.monotonic() - started)
-        got = self._hand_out(jobs, worker_id)
+        if self._worker.id != worker_id or not self._worker.trusted:
+            # The answer came too late: the row's time is up, and the jobs go back when it is reaped.
+            _log.warning("lease_came_too_late", worker=worker_id, jobs=len(jobs))
+            return
+        got = dict.fromkeys(wanted, 0)
+        for job in jobs:
+            got[by_queue[job.queue].name] += 1
+            self._start(job, by_queue[job.queue])
         for pool, request in zip(asked, requests, strict=True):
-            self._learn(pool, got.get(pool.name, 0), request.free, wanted=wants_before[pool.name])
+            self._learn(pool, got[pool.name], request.free, wanted=wanted[pool.name])
 
     async def _resolve_doubts(self, worker_id: int) -> None:
         """After a lease whose answer was lost: what it committed, then or a little later, is held by us unknowingly."""
@@ -296,21 +316,8 @@ class Leaser:
         self.ready(await self._store.release_unknown(worker_id, self._held()))
         self._doubts = [at for at in self._doubts if at > now]
 
-    def _hand_out(self, jobs: Sequence[LeasedJob], worker_id: int) -> dict[str, int]:
-        got: dict[str, int] = {}
-        if self._worker.id != worker_id or not self._worker.trusted:
-            # The answer came too late: the row's time is up, and the jobs go back when it is reaped.
-            _log.warning("lease_came_too_late", worker=worker_id, jobs=len(jobs))
-            return got
-        for job in jobs:
-            pool = self._pools.get(job.queue)
-            assert pool is not None, "leased a queue that was not asked for"
-            got[pool.name] = got.get(pool.name, 0) + 1
-            self._start(job, pool)
-        return got
-
     def _learn(self, pool: Pool, got: int, asked: int, *, wanted: bool) -> None:
-        """Draws the conclusion from one lease. `wanted`: words were asked for before the statement was sent."""
+        """Draws the conclusion from one lease. `wanted`: the wish for words stood in the row before it was sent."""
         appetite = self._appetite(pool)
         now = self._clock.monotonic()
         if got:
@@ -323,7 +330,7 @@ class Leaser:
                 appetite.look_at = [now + _HOT_POLL]
                 return
             appetite.hot = False
-        if self._listens and not wanted and not appetite.wants:
+        if self._listens and not wanted:
             appetite.wants = True
             appetite.hungry = True  # once more, after the wish is written
             appetite.look_at = [now + seconds for seconds in _SECOND_LOOKS]
@@ -337,29 +344,41 @@ class Leaser:
                 words.update(pool.names)
         return frozenset(words)
 
+    def _is_wanted(self, pool: Pool, worker_id: int) -> bool:
+        written = self._written_wants
+        return (
+            self._appetite(pool).wants and written is not None and written[0] == worker_id and pool.name in written[1]
+        )
+
     async def _write_wants(self, worker_id: int) -> None:
         words = self._wanted_words()
-        if words != self._written_wants:
+        if (worker_id, words) != self._written_wants:
+            self._written_wants = None  # until the answer is there
             await self._store.want(worker_id, words)
-            self._written_wants = words
+            self._written_wants = worker_id, words
 
     async def _balance_slots(self, worker_id: int) -> None:
         """Takes slots of the cluster's limits for hungry pools, and gives back those that stand idle."""
-        for pool in self._pools:
-            if not pool.cluster:
-                continue
-            busy = pool.in_flight + pool.reserved
-            if self._appetite(pool).hungry and not pool.paused:
-                if pool.slots < pool.limit:
-                    pool.slots = await self._store.acquire_slots(worker_id, pool.name, pool.limit, pool.limit)
-                if pool.slots <= busy:
-                    # All slots are taken elsewhere. Whoever gives one back says a word.
-                    appetite = self._appetite(pool)
-                    appetite.hungry, appetite.wants = False, self._listens
-                    appetite.look_at = [self._clock.monotonic() + 1.0]
-            elif pool.slots > busy:
+        for pool in self._pools.all:
+            idle = self._idle_slots(pool)
+            if idle:
                 # Counted as given back before it is: if the answer is lost, fewer run, never more.
-                spare = pool.slots - busy
-                pool.slots -= spare
-                await self._store.release_slots(worker_id, pool.name, spare)
+                pool.slots -= idle
+                await self._store.release_slots(worker_id, pool.name, idle)
                 await self._store.notify(pool.names)
+            elif pool.cluster and self._can_lease(pool) and not self._appetite(pool).starved:
+                await self._acquire_slots(pool, worker_id)
+
+    async def _acquire_slots(self, pool: Pool, worker_id: int) -> None:
+        limit = pool.limit
+        if pool.slots >= limit:
+            return
+        held = await self._store.acquire_slots(worker_id, pool.name, limit, limit)
+        if self._worker.id != worker_id or pool.limit != limit or not pool.cluster:
+            return  # what another row held, or held under another limit, is not ours to fill
+        pool.slots = held
+        if pool.free == 0:
+            # All slots are taken elsewhere. Whoever gives one back says a word.
+            appetite = self._appetite(pool)
+            appetite.starved, appetite.wants = True, self._listens
+            appetite.look_at = [self._clock.monotonic() + 1.0]

@@ -31,7 +31,7 @@ class Pool:
     cluster: bool = False
     """The limit counts for all daemons: what may run here is also bounded by the slots held."""
     slots: int = 0
-    """Slots of the cluster's limit that this daemon holds."""
+    """Slots of the cluster's limit that this daemon holds. Those of a pool whose limit changed count once asked for."""
     paused: bool = False
     in_flight: int = 0
     reserved: int = 0
@@ -57,6 +57,7 @@ class Pools:
 
     def __init__(self, pools: Iterable[Pool]) -> None:
         self._pools: list[Pool] = []
+        self._departed: list[Pool] = []
         self._by_name: dict[str, Pool] = {}
         self.replace(pools)
 
@@ -68,6 +69,11 @@ class Pools:
         return self._by_name.get(name)
 
     @property
+    def all(self) -> list[Pool]:
+        """The pools, and those that a reload took away while they had something in flight or slots in hand."""
+        return self._pools + self._departed
+
+    @property
     def names(self) -> list[str]:
         """Every queue name served, sorted."""
         return sorted(self._by_name)
@@ -75,19 +81,24 @@ class Pools:
     @property
     def in_flight(self) -> int:
         """Deliveries running in all pools."""
-        return sum(pool.in_flight for pool in self._pools)
+        return sum(pool.in_flight for pool in self.all)
 
     def replace(self, pools: Iterable[Pool]) -> None:
-        """Takes over new pools (reload); one that stays, by name, keeps what it has in flight."""
-        old = {pool.name: pool for pool in self._pools}
+        """Takes over new pools (reload); one that stays or comes back, by name, keeps what it has in flight."""
+        old = {pool.name: pool for pool in self.all}
         self._pools = []
         for new in pools:
-            pool = old.get(new.name, new)
+            pool = old.pop(new.name, new)
+            if (pool.cluster, pool.limit) != (new.cluster, new.limit) and new.cluster:
+                pool.slots = 0  # which of them count under the new limit is for the database to say
             # Deliveries in flight hold the old object: it stays, with the new rules and its own counts.
             for rule in fields(Pool):
                 if rule.name not in ("slots", "in_flight", "reserved"):
                     setattr(pool, rule.name, getattr(new, rule.name))
             self._pools.append(pool)
+        self._departed = [pool for pool in old.values() if pool.in_flight or pool.reserved or pool.slots]
+        for pool in self._departed:
+            pool.limit = 0
         self._by_name = {name: pool for pool in self._pools for name in pool.names}
 
     def set_paused(self, paused: frozenset[str]) -> list[Pool]:

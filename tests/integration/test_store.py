@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 URL = "http://127.0.0.1:1/slayq"
 
 
-@pytest.fixture(params=[False, True], ids=["direct", "poll_only"])
+@pytest.fixture(params=[False, True], ids=["direct", "pooled"])
 async def store(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """The statements, as they are run directly and behind a pooler."""
-    pool = Pool(database_url, poll_only=request.param)
+    pool = Pool(database_url, pooled=request.param)
     await pool.open()
     yield Store(pool)
     await pool.close()
@@ -59,3 +59,14 @@ async def test_outcomes_of_every_kind_in_one_batch(store: Store, connection: asy
     settled = await store.settle(worker, batch)
     assert {**{job_id: "settled" for job_id, _ in jobs}, 1_000_000: "stale"} == settled.verdicts
     assert 0 == await connection.fetchval("select count(*) from slayq.job where state = 'leased'")
+
+
+async def test_slots_above_a_lowered_limit_count_for_nothing(store: Store, connection: asyncpg.Connection) -> None:
+    """Two daemons share ten slots; under a limit of four they hold four at the most, whoever had which."""
+    await store.register_slots("mail", 10)
+    workers = [await store.register_worker(name, "1", ["mail"], 60) for name in ("a", "b")]
+    assert [5, 5] == [await store.acquire_slots(worker, "mail", 5, 10) for worker in workers]
+    assert [4, 0] == [await store.acquire_slots(worker, "mail", 4, 4) for worker in workers]
+    await store.release_slots(workers[0], "mail", 1)
+    assert 1 == await store.acquire_slots(workers[1], "mail", 4, 4)
+    assert 4 == await connection.fetchval("select count(*) from slayq.slot where worker_id is not null")

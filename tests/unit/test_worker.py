@@ -111,7 +111,7 @@ async def test_a_row_that_is_renewed_is_trusted() -> None:
 
 @in_virtual_time
 async def test_trust_ends_a_fifth_of_the_lease_early_without_an_answer() -> None:
-    """A renewal that never comes back does not hold up the end: trust is counted from when the last good one was sent."""
+    """A renewal that never comes back does not hold up the end, which counts from when the last good one was sent."""
     store = FakeStore()
 
     async def silent() -> Heartbeat:
@@ -181,7 +181,7 @@ async def test_a_row_that_was_taken_is_lost_at_once() -> None:
 
 @in_virtual_time
 async def test_trust_that_has_ended_never_comes_back_for_the_same_row() -> None:
-    """An answer that is read after the deadline changes nothing: whoever saw the row untrusted has given its jobs up."""
+    """An answer that is read after the deadline changes nothing: who saw the row untrusted has given its jobs up."""
     store = FakeStore()
     loop = asyncio.get_running_loop()
 
@@ -218,7 +218,7 @@ async def test_a_slow_registration_counts_from_when_it_was_sent() -> None:
 
 @in_virtual_time
 async def test_a_retirement_while_a_renewal_is_on_its_way_is_no_loss() -> None:
-    """At shutdown the row is ended on purpose: the renewal that then finds it gone is no error, and makes no new row."""
+    """At shutdown the row is ended on purpose: the renewal that finds it gone is no error, and makes no new row."""
     store = FakeStore()
 
     async def slow() -> Heartbeat:

@@ -1,0 +1,60 @@
+"""Pools: what is free, what is paused, and what a reload does to deliveries in flight."""
+
+from __future__ import annotations
+
+from slayq_server.engine.pools import Pool, Pools
+
+
+def pool(name: str = "mail", *aliases: str, limit: int = 3, cluster: bool = False) -> Pool:
+    """A pool."""
+    return Pool(name, (name, *aliases), limit, cluster=cluster)
+
+
+def test_a_pool_that_stays_keeps_its_deliveries_and_takes_the_new_rules() -> None:
+    """The limit sinks below what is in flight: nothing is free until enough has ended."""
+    pools = Pools([pool(limit=3)])
+    held = pools.get("mail")
+    assert held is not None
+    held.in_flight = 3
+    pools.replace([pool("mail", "post", limit=1)])
+    assert pools.get("post") is held
+    assert (1, 3, 0) == (held.limit, held.in_flight, held.free)
+
+
+def test_a_pool_that_comes_back_has_still_in_flight_what_it_had() -> None:
+    """Two reloads, the first of which lost the queue: the limit holds over all deliveries of it."""
+    pools = Pools([pool(limit=3)])
+    held = pools.get("mail")
+    assert held is not None
+    held.in_flight = 3
+    pools.replace([pool("other")])
+    assert pools.get("mail") is None
+    assert 3 == pools.in_flight
+    pools.replace([pool("other"), pool(limit=3)])
+    again = pools.get("mail")
+    assert again is not None
+    assert (3, 0) == (again.in_flight, again.free)
+
+
+def test_slots_under_another_limit_are_asked_for_anew() -> None:
+    """Slots with numbers above a lowered limit count for nothing: the database says which those are."""
+    pools = Pools([pool(limit=10, cluster=True)])
+    held = pools.get("mail")
+    assert held is not None
+    held.slots = 5
+    pools.replace([pool(limit=10, cluster=True)])
+    assert 5 == held.slots
+    pools.replace([pool(limit=4, cluster=True)])
+    assert (0, 0) == (held.slots, held.free)
+
+
+def test_a_pool_is_paused_when_all_of_its_names_are() -> None:
+    """One paused name of two is for the lease statement to leave out."""
+    pools = Pools([pool("mail", "post")])
+    assert [] == pools.set_paused(frozenset({"mail"}))
+    held = pools.get("mail")
+    assert held is not None
+    assert 3 == held.free
+    pools.set_paused(frozenset({"mail", "post"}))
+    assert 0 == held.free
+    assert [held] == pools.set_paused(frozenset({"post"}))
