@@ -46,12 +46,12 @@ class Admin:
     @classmethod
     @contextlib.asynccontextmanager
     async def connect(cls, url: str) -> AsyncIterator[Self]:
-        """Connects for the length of a command.
+        """Connects for the length of a command, also through a pooler in transaction mode.
 
         Raises:
             DatabaseUnavailable: Postgres cannot be reached.
         """
-        pool = Pool(url, size=1, application_name="slayq-server cli", timeout=_TIMEOUT)
+        pool = Pool(url, size=1, pooled=True, application_name="slayq-server cli", timeout=_TIMEOUT)
         try:
             await pool.open()
             yield cls(pool)
@@ -64,7 +64,7 @@ class Admin:
         Raises:
             SchemaError: the schema is newer than this server, or was changed by hand.
         """
-        async with self._pool.connection() as connection:
+        async with self._pool.transaction() as connection:
             found = await migrate.status(cast("asyncpg.Connection", connection))
         return [migration.name for migration in found.pending]
 

@@ -176,7 +176,8 @@ async def ensure(url: str, *, app_roles: Sequence[str] = ()) -> int:
     with translated():
         connection = await asyncpg.connect(url, timeout=10, command_timeout=30, statement_cache_size=0)
         try:
-            found = await status(connection)
+            async with connection.transaction():  # a pooler in transaction mode may change servers in between
+                found = await status(connection)
         finally:
             await connection.close(timeout=5)
     if not found.pending:

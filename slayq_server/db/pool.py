@@ -18,8 +18,9 @@ _RELEASE = 1.0
 """Seconds for handing a connection back; it is dropped then."""
 
 # With tiny or stale statistics the planner may read a whole table for a statement that is to touch fifty rows, and a
-# prepared statement keeps such a plan; no statement of ours is better off with a sequential scan. JIT never pays here.
-_SESSION_SETTINGS = {"enable_seqscan": "off", "jit": "off"}
+# prepared statement keeps such a plan; no statement of ours is better off with a sequential scan. JIT never pays here;
+# it is kept off by its cost, because the driver switches `jit` itself off and on when it looks up a type.
+_PLANS = {"enable_seqscan": "off", "jit_above_cost": "-1"}
 
 
 class _Connection(asyncpg.Connection):
@@ -37,7 +38,7 @@ class Pool:
         url: str,
         *,
         size: int = 4,
-        poll_only: bool = False,
+        pooled: bool = False,
         application_name: str = "slayq-server",
         timeout: float = 15.0,
     ) -> None:
@@ -47,13 +48,14 @@ class Pool:
             url: `postgresql://…`.
             size: connections at the most; they are opened as needed and closed when idle. From 2 on, one of them is
                 kept for statements that are urgent.
-            poll_only: behind PgBouncer in transaction mode: no prepared statements, no session settings.
+            pooled: the address may lead to a pooler in transaction mode: every statement runs in a transaction of its
+                own, and nothing stays in the session, no prepared statements and no settings.
             application_name: as Postgres shows it.
             timeout: seconds for one statement, and for getting a connection.
         """
         self._url = url
         self._size = size
-        self._poll_only = poll_only
+        self._pooled = pooled
         self._application_name = application_name
         self._timeout = timeout
         # The last connection is for what is urgent: a slow snapshot or a burst must not cost the worker row.
@@ -80,11 +82,9 @@ class Pool:
                 command_timeout=self._timeout,
                 max_inactive_connection_lifetime=15,
                 connection_class=_Connection,
-                statement_cache_size=0 if self._poll_only else 200,
-                server_settings={
-                    "application_name": self._application_name,
-                    **({} if self._poll_only else self._session_settings()),
-                },
+                statement_cache_size=0 if self._pooled else 200,
+                server_settings={"application_name": self._application_name},
+                init=None if self._pooled else self._set_up,
             )
             try:
                 async with pool.acquire(timeout=self._timeout):
@@ -118,11 +118,16 @@ class Pool:
         idle = self._pool.get_idle_size()
         return {"idle": idle, "in_use": self._pool.get_size() - idle}
 
-    def _session_settings(self) -> dict[str, str]:
+    async def _set_up(self, connection: asyncpg.Connection | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]) -> None:
+        # Not sent with the login: poolers refuse parameters there that they do not know, or drop them.
+        await connection.execute(self._settings("set"))
+
+    def _settings(self, command: str) -> str:
         # The server keeps the time limit as well: a daemon that is frozen or cut off in the middle of a transaction
         # must not hold its locks, nor a statement run on that nobody waits for.
-        limit = f"{round(self._timeout * 1000)}ms"
-        return {**_SESSION_SETTINGS, "statement_timeout": limit, "idle_in_transaction_session_timeout": limit}
+        limit = f"'{round(self._timeout * 1000)}ms'"
+        settings = {**_PLANS, "statement_timeout": limit, "idle_in_transaction_session_timeout": limit}
+        return "; ".join(f"{command} {name} = {value}" for name, value in settings.items())
 
     @contextlib.asynccontextmanager
     async def connection(
@@ -163,22 +168,22 @@ class Pool:
     ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
         """A connection with a transaction open on it."""
         async with self.connection(urgent=urgent) as connection:
-            transaction = connection.transaction()
-            await transaction.start()
+            # With the settings in the same message, a transaction of a pooled connection costs no more than another.
+            await connection.execute(f"begin; {self._settings('set local')}" if self._pooled else "begin")
             try:
                 yield connection
             except (asyncio.CancelledError, TimeoutError):
                 raise  # the connection is dropped, and the transaction with it
             except BaseException:
-                await transaction.rollback()
+                await connection.execute("rollback")
                 raise
-            await transaction.commit()
+            await connection.execute("commit")
 
     def _one_statement(
         self, urgent: bool = False
     ) -> contextlib.AbstractAsyncContextManager[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
         # The driver prepares and executes in two steps, between which a pooler in transaction mode may change servers.
-        return self.transaction(urgent=urgent) if self._poll_only else self.connection(urgent=urgent)
+        return self.transaction(urgent=urgent) if self._pooled else self.connection(urgent=urgent)
 
     async def fetch(self, name: str, *args: Any) -> list[asyncpg.Record]:
         """The rows of statement `name`."""

@@ -105,11 +105,33 @@ async def test_the_last_connection_is_kept_for_what_is_urgent(pool: Pool) -> Non
         release.set()
 
 
-async def test_sessions_are_bounded_by_the_server_too(pool: Pool) -> None:
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_statements_are_bounded_by_the_server_too(database_url: str, pooled: bool) -> None:
     """A daemon that is frozen or cut off in the middle of a transaction does not hold its locks for long."""
-    async with pool.connection() as connection:
+    pool = Pool(database_url, size=2, pooled=pooled)
+    await pool.open()
+    async with pool.transaction() as connection:
         assert "15s" == await connection.fetchval("show statement_timeout")
         assert "15s" == await connection.fetchval("show idle_in_transaction_session_timeout")
+        assert "off" == await connection.fetchval("show enable_seqscan")
+    await pool.close()
+
+
+async def test_a_pooled_session_is_left_as_it_was(database_url: str) -> None:
+    """What a pooler lends belongs to others a moment later: no setting stays, also where types were looked up."""
+    pool = Pool(database_url, size=2, pooled=True)
+    await pool.open()
+    settings = "select name, setting from pg_settings where name ~ 'jit|seqscan|timeout' order by name"
+    async with pool.connection() as connection:
+        before = await connection.fetch(settings)
+    async with pool.transaction() as connection:
+        await connection.fetchval("select array[row(1, true)]")
+    with pytest.raises(StatementFailed):
+        await pool.execute("notify", [1])
+    async with pool.connection() as connection:
+        assert before == await connection.fetch(settings)
+        assert 0 == await connection.fetchval("select count(*) from pg_prepared_statements")
+    await pool.close()
 
 
 @pytest.mark.parametrize(
