@@ -26,8 +26,8 @@ def npm_project(folder: Path) -> Path:
     """The folder in which the packages of `folder`'s package.json and package-lock.json lie under node_modules.
 
     It is a copy of those two files in this user's cache, named after what they say: the first test on a machine
-    installs it, others wait for that one. Programs reach the packages by `createRequire(<the folder>/package.json)`. No scripts
-    of packages run. Without Node or npm the test is skipped; with SLAYQ_REQUIRE_NODE=1 it fails.
+    installs it, others wait for that one. Programs reach the packages by `createRequire(<the folder>/package.json)`.
+    No scripts of packages run. Without Node or npm the test is skipped; with SLAYQ_REQUIRE_NODE=1 it fails.
     """
     node()
     npm = _found("npm")
