@@ -86,13 +86,14 @@ class Dispatcher:
         self._spawn = spawn
         self._settle = settle
         self._on_freed = on_freed
-        self._running: dict[int, _Running] = {}
+        # By lease, not by job: a job that was given up with its worker row may be here again before that has ended.
+        self._running: dict[tuple[int, int], _Running] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
     def job_ids(self) -> list[int]:
         """The jobs being delivered."""
-        return list(self._running)
+        return [job_id for job_id, _ in self._running]
 
     def start(self, job: LeasedJob, pool: Pool) -> None:
         """Takes a leased job over and begins its delivery."""
@@ -101,7 +102,7 @@ class Dispatcher:
         pool.in_flight += 1
         self._idle.clear()
         task = self._spawn(self._deliver(job, pool))
-        running = self._running[job.id] = _Running(worker_id, task)
+        running = self._running[job.id, job.lease] = _Running(worker_id, task)
         # A callback, not a finally: a task that is cancelled before its first step never runs any of its code.
         task.add_done_callback(lambda task: self._ended(task, job, pool, running))
         self._metrics.in_flight(pool.name, pool.in_flight)
@@ -132,7 +133,7 @@ class Dispatcher:
         # The settler has the outcome before `running` forgets the job.
         if settlement is not None and running.worker_id is not None:
             self._settle(running.worker_id, settlement)
-        del self._running[job.id]
+        del self._running[job.id, job.lease]
         pool.in_flight -= 1
         self._metrics.in_flight(pool.name, pool.in_flight)
         if not self._running:
@@ -142,12 +143,26 @@ class Dispatcher:
     async def _deliver(self, job: LeasedJob, pool: Pool) -> Settlement | None:
         if not self._worker.trusted:
             return None  # goes back when the row is reaped
+        # A fault of ours must cost this one attempt, not the daemon with all that it holds.
         try:
             answer = await self._callbacks.deliver(job, timeout=pool.timeout, connect_timeout=pool.connect_timeout)
         except Exception as error:
-            # A fault of ours must cost this one attempt, not the daemon with all that it holds.
             _log.exception("delivery_failed_unexpectedly", queue=pool.name, job_id=job.id)
-            answer = Answer(CallbackResult.PROTOCOL_ERROR, error=f"the server failed: {type(error).__name__}")
+            answer = _fault(error)
+        try:
+            settlement = self._conclude(answer, job, pool)
+        except Exception as error:
+            _log.exception("outcome_failed_unexpectedly", queue=pool.name, job_id=job.id)
+            answer = _fault(error)
+            settlement = self._conclude(answer, job, pool)
+        if answer.sent_after is not None:
+            self._metrics.job_wait(pool.name, max(0.0, job.waited) + answer.sent_after)
+        self._metrics.response(pool.name, answer.result)
+        self._metrics.callback_duration(pool.name, answer.duration)
+        self._log(job, pool, answer, settlement.outcome)
+        return settlement
+
+    def _conclude(self, answer: Answer, job: LeasedJob, pool: Pool) -> Settlement:
         outcome = decide(
             answer,
             attempts=job.attempts,
@@ -156,11 +171,6 @@ class Dispatcher:
             random=random.random,
             not_found_is_done=pool.not_found_is_done,
         )
-        if answer.sent_after is not None:
-            self._metrics.job_wait(pool.name, max(0.0, job.waited) + answer.sent_after)
-        self._metrics.response(pool.name, answer.result)
-        self._metrics.callback_duration(pool.name, answer.duration)
-        self._log(job, pool, answer, outcome)
         payload = None if outcome.remaining is None else keep_indexes(job.payload, outcome.remaining)
         return Settlement(job.id, job.lease, pool.name, outcome, pool.strict, payload)
 
@@ -181,3 +191,7 @@ class Dispatcher:
             duration_seconds=round(answer.duration, 4),
             error=outcome.error,
         )
+
+
+def _fault(error: Exception) -> Answer:
+    return Answer(CallbackResult.PROTOCOL_ERROR, error=f"the server failed: {type(error).__name__}")

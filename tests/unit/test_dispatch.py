@@ -1,0 +1,221 @@
+"""Deliveries in flight: each ends in exactly one outcome, or in none once its worker row is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slayq_server.engine.dispatch import Dispatcher
+from slayq_server.engine.pools import Pool
+from slayq_server.model import Answer, CallbackResult, DeadReason, LeasedJob, OutcomeKind
+from tests.support.virtual import in_virtual_time
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from slayq_server.model import Settlement
+
+BATCH = '[{"url": "u", "event": "e", "data": 1}, {"url": "u", "event": "e", "data": 2}]'
+
+
+def job(number: int = 1, lease: int = 1, **changes: object) -> LeasedJob:
+    """A leased job."""
+    return replace(LeasedJob(number, lease, "mail", None, 1, 25, BATCH, None, None, 0.0), **changes)  # type: ignore[arg-type]
+
+
+class FakeWorker:
+    """A worker row, trusted until told otherwise."""
+
+    def __init__(self) -> None:
+        self.id: int | None = 1
+        self.trusted = True
+
+
+class FakeCallbacks:
+    """Answers once `hold` is set, by default at once and with 200."""
+
+    def __init__(self) -> None:
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.answer: Answer | Exception = Answer(CallbackResult.OK, 200)
+        self.begun: list[int] = []
+        self.slow_to_close = 0.0
+
+    async def deliver(self, leased: LeasedJob, *, timeout: float, connect_timeout: float) -> Answer:
+        self.begun.append(leased.id)
+        answer = self.answer
+        try:
+            await self.hold.wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(self.slow_to_close)
+            raise
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class FakeMetrics:
+    """Remembers what was in flight last."""
+
+    flying = 0
+
+    def response(self, queue: str, result: CallbackResult) -> None: ...
+    def callback_duration(self, queue: str, seconds: float) -> None: ...
+    def job_wait(self, queue: str, seconds: float) -> None: ...
+    def in_flight(self, queue: str, n: int) -> None:
+        self.flying = n
+
+
+class Rig:
+    """A dispatcher on fakes."""
+
+    def __init__(self) -> None:
+        self.callbacks = FakeCallbacks()
+        self.worker = FakeWorker()
+        self.metrics = FakeMetrics()
+        self.pool = Pool("mail", ("mail",), 5)
+        self.settled: list[tuple[int, Settlement]] = []
+        self.freed = 0
+
+    @asynccontextmanager
+    async def runs(self) -> AsyncIterator[Dispatcher]:
+        """Its tasks live in a group; in the end nothing is in flight."""
+        async with asyncio.TaskGroup() as group:
+            dispatcher = Dispatcher(
+                self.callbacks,
+                self.worker,
+                self.metrics,
+                spawn=group.create_task,
+                settle=lambda worker_id, settlement: self.settled.append((worker_id, settlement)),
+                on_freed=self._freed,
+            )
+            yield dispatcher
+            await dispatcher.drained()
+        await asyncio.sleep(0)
+        assert (0, 0, []) == (self.pool.in_flight, self.metrics.flying, dispatcher.job_ids())
+
+    def _freed(self, pool: Pool) -> None:
+        self.freed += 1
+
+    @property
+    def kinds(self) -> list[OutcomeKind]:
+        return [settlement.outcome.kind for _, settlement in self.settled]
+
+
+@in_virtual_time
+async def test_a_delivery_holds_a_slot_until_its_outcome_is_with_the_settler() -> None:
+    """Whoever asks in between which jobs are held gets a complete answer."""
+    rig = Rig()
+    rig.callbacks.hold.clear()
+    async with rig.runs() as dispatcher:
+        dispatcher.start(job(1), rig.pool)
+        dispatcher.start(job(2), rig.pool)
+        assert ([1, 2], 2) == (dispatcher.job_ids(), rig.pool.in_flight)
+        rig.callbacks.hold.set()
+    assert [(1, 1), (1, 2)] == [(worker, settlement.job_id) for worker, settlement in rig.settled]
+    assert 2 == rig.freed
+
+
+@in_virtual_time
+async def test_a_row_that_is_lost_closes_its_deliveries_and_settles_nothing() -> None:
+    """Those of a newer row go on."""
+    rig = Rig()
+    rig.callbacks.hold.clear()
+    async with rig.runs() as dispatcher:
+        dispatcher.start(job(1), rig.pool)
+        rig.worker.id = 2
+        dispatcher.start(job(2), rig.pool)
+        await asyncio.sleep(1)
+        assert 1 == dispatcher.abandon(1)
+        await asyncio.sleep(1)
+        assert [2] == dispatcher.job_ids()
+        rig.callbacks.hold.set()
+    assert [(2, 2)] == [(worker, settlement.job_id) for worker, settlement in rig.settled]
+
+
+@in_virtual_time
+async def test_a_job_may_be_here_again_before_its_lost_delivery_has_ended() -> None:
+    """Closing takes a while; the new row leases the same job meanwhile. Each delivery counts for itself."""
+    rig = Rig()
+    rig.callbacks.hold.clear()
+    rig.callbacks.slow_to_close = 5.0
+    async with rig.runs() as dispatcher:
+        dispatcher.start(job(1, lease=1), rig.pool)
+        await asyncio.sleep(1)
+        dispatcher.abandon(1)
+        rig.worker.id = 2
+        dispatcher.start(job(1, lease=2), rig.pool)
+        await asyncio.sleep(10)
+        assert ([1], 1) == (dispatcher.job_ids(), rig.pool.in_flight)
+        rig.callbacks.hold.set()
+    assert [(2, 2)] == [(worker, settlement.lease) for worker, settlement in rig.settled]
+
+
+@in_virtual_time
+async def test_giving_back_ends_everything_unharmed() -> None:
+    """Also what has not taken its first step."""
+    rig = Rig()
+    rig.callbacks.hold.clear()
+    async with rig.runs() as dispatcher:
+        dispatcher.start(job(1), rig.pool)
+        await asyncio.sleep(1)
+        dispatcher.start(job(2), rig.pool)
+        assert 2 == dispatcher.give_back()
+    assert [1] == rig.callbacks.begun
+    assert [OutcomeKind.RELEASED] * 2 == rig.kinds
+
+
+@in_virtual_time
+async def test_nothing_is_sent_without_trust() -> None:
+    """The job goes back when the row is reaped: there is no outcome to write down."""
+    rig = Rig()
+    async with rig.runs() as dispatcher:
+        rig.worker.trusted = False
+        dispatcher.start(job(1), rig.pool)
+    assert ([], []) == (rig.callbacks.begun, rig.settled)
+
+
+@pytest.mark.parametrize(("attempts", "expected"), [(1, OutcomeKind.RETRIED), (25, OutcomeKind.DEAD)])
+def test_a_fault_of_ours_costs_one_attempt(attempts: int, expected: OutcomeKind) -> None:
+    """Whatever a delivery raises."""
+
+    @in_virtual_time
+    async def run() -> None:
+        rig = Rig()
+        rig.callbacks.answer = RuntimeError("secret details")
+        async with rig.runs() as dispatcher:
+            dispatcher.start(job(1, attempts=attempts), rig.pool)
+        assert [expected] == rig.kinds
+        assert "the server failed: RuntimeError" == rig.settled[0][1].outcome.error
+
+    run()
+
+
+@in_virtual_time
+async def test_an_answer_that_breaks_our_reckoning_costs_one_attempt() -> None:
+    """The payload proves to be no batch when its failed elements are to be picked out."""
+    rig = Rig()
+    rig.callbacks.answer = Answer(CallbackResult.OK, 200, b"[1]", batch_size=2)
+    async with rig.runs() as dispatcher:
+        dispatcher.start(job(1, payload="{}"), rig.pool)
+        dispatcher.start(job(2), rig.pool)
+    assert [OutcomeKind.RETRIED] * 2 == rig.kinds
+    assert [None, '[{"url": "u", "event": "e", "data": 2}]'] == [settlement.payload for _, settlement in rig.settled]
+
+
+@in_virtual_time
+async def test_the_pools_rules_count() -> None:
+    """Those of the moment at which the delivery ends."""
+    rig = Rig()
+    rig.callbacks.answer = Answer(CallbackResult.CLIENT_ERROR, 404)
+    async with rig.runs() as dispatcher:
+        dispatcher.start(job(1), rig.pool)
+        await dispatcher.drained()
+        rig.pool.not_found_is_done = True
+        dispatcher.start(job(2), rig.pool)
+    assert [OutcomeKind.DEAD, OutcomeKind.COMPLETED] == rig.kinds
+    assert DeadReason.NOT_FOUND == rig.settled[0][1].outcome.reason
