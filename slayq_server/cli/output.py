@@ -87,7 +87,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, empty
     table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
         numeric = all(_is_number(row[number]) for row in cells)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+        # The last column, where what is long stands, gives way first on a narrow terminal.
+        no_wrap = number < len(columns) - 1
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=no_wrap, overflow="fold")
     for row in cells:
         table.add_row(*(Text(_shown(cell)) for cell in row))
     _print_table(table)
@@ -136,7 +138,7 @@ def _shown(cell: Cell) -> str:
         case bool():
             return "yes" if cell else "no"
         case datetime():
-            return cell.astimezone().isoformat(sep=" ", timespec="seconds")
+            return f"{cell.astimezone():%Y-%m-%d %H:%M:%S}"  # local time: this is for people
         case float():
             return f"{cell:.1f}"
         case list():

@@ -32,9 +32,9 @@ async def _list(database_url: str | None, *, only_live: bool, as_json: bool) -> 
         print_json({"workers": [asdict(row) for row in rows]})
         return 0
     print_table(
-        ("id", "name", "version", "alive", "in flight", "queues", "started", "renewed"),
+        ("id", "name", "version", "alive", "in flight", "started", "renewed", "queues"),
         [
-            (row.id, row.name, row.version, row.live, row.leased, row.queues, row.started_at, row.renewed_at)
+            (row.id, row.name, row.version, row.live, row.leased, row.started_at, row.renewed_at, row.queues)
             for row in rows
         ],
         empty="No daemon has used this database of late.",
