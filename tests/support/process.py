@@ -18,9 +18,10 @@ from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).parents[2]
+SERVER = (sys.executable, "-m", "slayq_server")
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,20 @@ class Finished:
 class Program:
     """`python -m slayq_server` with some arguments, running. Killed at the end of the `with` block if it still runs.
 
-    `folder` receives what it prints and is its working directory. `env` adds to a clean environment: none of the
-    `SLAY_Q_` variables of whoever runs the tests reach it.
+    `command` names another program than the server. `folder` receives what it prints and is its working directory.
+    `env` adds to a clean environment: none of the `SLAY_Q_` variables of whoever runs the tests reach it.
     """
 
-    def __init__(self, folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, env: Mapping[str, str] | None = None, command: Sequence[str] = SERVER
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.arguments = arguments
         self._stdout = folder / "stdout"
         self._stderr = folder / "stderr"
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [*_tied_to_us(), sys.executable, "-m", "slayq_server", *arguments],
+                [*_tied_to_us(), *command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
