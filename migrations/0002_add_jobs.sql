@@ -2,7 +2,8 @@
 --
 -- Private functions carry a version in their name (_1): a later release adds _2 beside them, so that the release before
 -- runs on the newer schema. Functions that read job, wait or dead_letter switch sequential scans off: a session keeps
--- plans from when the tables were small, and none of these looks is better off reading a whole table.
+-- plans from when the tables were small, and none of these looks is better off reading a whole table. Where that leaves
+-- only a sequential scan (of a small table) its nominal cost is huge, so compilation is switched off with it.
 -- SQLSTATEs of our own are of class SQ0:
 --   SQ001 payload without a usable url or event   SQ002 too large   SQ003 job key   SQ004 job_key_mode
 --   SQ005 a number or time out of range           SQ006 queue name  SQ007 another name or text
@@ -237,7 +238,7 @@ $$;
 -- Wakes the daemons that sit idle: NOTIFY is sent only for a queue that a live worker says it wants, because commits
 -- that notify queue up behind one lock of the whole cluster.
 create function slayq._wake_1(wanted text[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
     select pg_notify('slayq', name)
     from (select distinct unnest(wanted) as name) as candidate
     where exists (
@@ -248,7 +249,7 @@ $$;
 -- Wakes whoever picks the heads of serial queues, after a change that may have taken a head away: a job pending in a
 -- serial queue was changed or removed from outside. Says nothing while no serial queue has anything waiting.
 create function slayq._wake_lanes_1() returns void
-language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
     select slayq._wake_1(array['@lanes']) where exists (select from slayq.job where state = 'blocked')
 $$;
 
@@ -293,7 +294,8 @@ $$;
 create function slayq._add_job_1(
     identifier text, payload json, queue_name text, run_at timestamptz, max_attempts integer, job_key text,
     priority integer, flags text[], job_key_mode text
-) returns slayq.job language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+) returns slayq.job language plpgsql volatile
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 #variable_conflict use_column
 declare
     key constant text := job_key;

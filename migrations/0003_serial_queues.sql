@@ -17,7 +17,7 @@ $$;
 -- Gives each lane named the head it should have and returns the queues that have something new to lease.
 -- A head that is merely ready makes room for a job that comes before it.
 create function slayq._advance_lanes_1(lanes text[]) returns setof text
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 begin
     perform slayq._lock_lanes_1(lanes);
     -- Each statement from here on sees what others committed before they let go of the lanes.
@@ -56,7 +56,7 @@ $$;
 
 -- The net under it: lanes that have something blocked and no head, found by hopping from lane to lane in the index.
 create function slayq._headless_lanes_1(most integer) returns setof text
-language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
     with recursive lane as (
         (select serial_queue as name from slayq.job where state = 'blocked' order by serial_queue limit 1)
         union all

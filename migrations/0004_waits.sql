@@ -15,7 +15,7 @@ $$;
 -- Lets a parked job go on at once with `value` in its cache under `step`; it waits for nothing else from then on. Called
 -- with the job's row locked.
 create function slayq._resume_1(waiting_job bigint, step text, value json) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     resumed slayq.job;
 begin
@@ -39,7 +39,7 @@ $$;
 
 -- Ends some waits with one value, each only if it is still there once its job's row is locked: a wait has one outcome.
 create function slayq._resume_waits_1(waits bigint[], value json) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     waiting record;
 begin
@@ -58,7 +58,8 @@ $$;
 -- Parks the job of a key until a match or its run_at. A key that is unknown, due or being delivered has nothing to park:
 -- the app's continuation was cancelled, replaced, never added or has timed out, and no work is lost by saying nothing.
 create function slayq._wait_for_event_1(key text, event_name text, match_name text, match_text text, step text)
-returns void language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+returns void language plpgsql volatile
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     parked slayq.job;
     wanted constant bigint := slayq._term_1(event_name, match_name, match_text);
@@ -87,7 +88,8 @@ end
 $$;
 
 create function slayq._wait_for_invocation_1(invoker_key text, callee_key text, step text)
-returns void language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+returns void language plpgsql volatile
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     parked slayq.job;
     wanted constant bigint := slayq._term_1('', 'invocation', callee_key);
@@ -117,7 +119,8 @@ $$;
 
 -- Wakes every job that waits for this event and value.
 create function slayq._trigger_event_1(event_name text, match_name text, match_text text)
-returns void language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+returns void language plpgsql volatile
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     wanted constant bigint := slayq._term_1(event_name, match_name, match_text);
 begin
@@ -140,7 +143,8 @@ $$;
 
 -- Hands a callee's result to every invoker that waits for it; null is JSON null.
 create function slayq._trigger_invoker_1(callee_key text, result json)
-returns void language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+returns void language plpgsql volatile
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     wanted constant bigint := slayq._term_1('', 'invocation', callee_key);
     answer constant json := coalesce(result, 'null');
@@ -167,7 +171,8 @@ $$;
 -- that a job which is leased or fails in between is still caught, in whatever state it then is. An app may just have
 -- added the continuation of a job that is being delivered: after such jobs have been marked another look finds it.
 create function slayq._cancel_1(event_name text, match_name text, match_text text)
-returns bigint language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+returns bigint language plpgsql volatile
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     wanted constant bigint[] := array[slayq._term_1(event_name, match_name, match_text)];
     matching bigint[];

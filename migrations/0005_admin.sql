@@ -28,7 +28,8 @@ $$;
 
 -- Removes the job of a key. One that is being delivered finishes, and is never tried again. null if there is none.
 create function slayq.remove_job(job_key text) returns slayq.jobs
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 #variable_conflict use_column
 declare
     key constant text := remove_job.job_key;
@@ -55,7 +56,8 @@ end
 $$;
 
 create function slayq.complete_jobs(job_ids bigint[]) returns setof slayq.jobs
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     ended slayq.job;
 begin
@@ -72,7 +74,8 @@ end
 $$;
 
 create function slayq.permanently_fail_jobs(job_ids bigint[], error_message text default null) returns setof slayq.jobs
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     ended slayq.job;
 begin
@@ -109,7 +112,7 @@ $$;
 -- Puts dead letters back as jobs, due at once, attempts 0, with their finished steps. A letter whose key a live job now
 -- has stays where it is. Returns the ids put back.
 create function slayq._redrive_1(letter_ids bigint[]) returns setof bigint
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     letter slayq.dead_letter;
 begin
@@ -139,7 +142,8 @@ create function slayq.reschedule_jobs(
     job_ids bigint[], run_at timestamptz default null, priority integer default null, attempts integer default null,
     max_attempts integer default null
 ) returns setof slayq.jobs
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 #variable_conflict use_column
 declare
     new_run_at constant timestamptz := reschedule_jobs.run_at;
@@ -185,7 +189,7 @@ $$;
 -- dying worker leased at the last moment is left behind. Returns one row for each, for the metrics and the lanes.
 create function slayq._reap_1(most integer)
 returns table (id bigint, queue text, serial_queue text, fate text)
-language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 #variable_conflict use_column
 declare
     orphan slayq.job;
@@ -227,7 +231,8 @@ $$;
 
 -- Ends the leases of the workers named (by id or by name) and puts their jobs back at once.
 create function slayq.force_unlock_workers(worker_ids text[]) returns void
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 begin
     update slayq.worker set expires_at = '-infinity'
     where worker.id::text = any (worker_ids) or worker.name = any (worker_ids);
