@@ -21,6 +21,7 @@ from slayq_server.config import effective, load
 from slayq_server.db import migrate
 from slayq_server.db.listener import Listener
 from slayq_server.db.pool import Pool as Connections
+from slayq_server.db.pooler import shares_sessions
 from slayq_server.db.schedules import Schedules
 from slayq_server.db.store import Store
 from slayq_server.engine.delivery import Callbacks
@@ -166,7 +167,7 @@ class Daemon:
             on_batch=self._metrics.lease_batch,
             on_error=self._report.database_error,
             forbidden_flags=config.forbidden_flags,
-            listens=not config.database.poll_only,
+            listens=config.database.listens,
             poll_every=self._plan.poll_every,
         )
         self._promoter = Promoter(
@@ -196,6 +197,7 @@ class Daemon:
             self._plan.listen_url,
             self._word,
             self._listening,
+            knock=self._store.knock,
             application_name=f"{config.database.application_name} listener",
         )
 
@@ -256,6 +258,7 @@ class Daemon:
         pause = 0.5
         while True:
             try:
+                await self._require_sessions()
                 version = await migrate.ensure(self._connections.url, app_roles=self._config.grants.roles)
                 self._schema_fits = True
                 _log.info("schema_ready", schema=version)
@@ -268,6 +271,15 @@ class Daemon:
             await self._connections.close()
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
+
+    async def _require_sessions(self) -> None:
+        """Raises ConfigurationError for a pooler in transaction mode that the configuration says nothing of."""
+        if not self._config.database.poll_only and await shares_sessions(self._connections.url):
+            raise ConfigurationError(
+                "SLAY_Q_DATABASE_URL leads to a pooler in transaction mode: set database.poll_only (SLAY_Q_POLL_ONLY) "
+                "to true, and SLAY_Q_LISTEN_URL to a direct or session-pooled address, if there is one, "
+                "so that jobs start at once. Or use such an address for everything."
+            )
 
     async def _register(self) -> None:
         """Tells the database of this configuration's queues and slots."""
@@ -299,10 +311,10 @@ class Daemon:
             self._upkeep.run_pruning(),
             self._watch_event_loop(),
         ]
-        if self._config.database.poll_only:
-            self._metrics.listener(None)
-        else:
+        if self._config.database.listens:
             loops.append(self._listener.run())
+        else:
+            self._metrics.listener(None)
         return loops
 
     async def _drain(self) -> None:

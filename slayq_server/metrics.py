@@ -179,7 +179,7 @@ class Metrics:
         errors = self._counter("slayq_db_errors_total", "Database operations that failed.", "kind")
         self._db_errors = _children(errors, get_args(labels.DatabaseErrorKind))
         self._listener = self._gauge(
-            "slayq_listener_connected", "1 while LISTEN is connected; not exported in poll-only mode."
+            "slayq_listener_connected", "1 while LISTEN is connected and hears; not exported where nothing listens."
         )
         self._listener_exported = True
         self._snapshot_success = self._gauge(
@@ -353,7 +353,7 @@ class Metrics:
         self._db_errors.get(kind, self._db_errors[labels.OTHER]).inc()
 
     def listener(self, connected: bool | None) -> None:
-        """Set whether LISTEN is connected; None (poll-only mode) takes the series away."""
+        """Set whether LISTEN is connected and hears; None (nothing listens) takes the series away."""
         if (connected is not None) != self._listener_exported:
             self._listener_exported = not self._listener_exported
             (self._registry.register if self._listener_exported else self._registry.unregister)(self._listener)

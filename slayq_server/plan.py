@@ -20,7 +20,7 @@ CRON_QUEUE = "cron"
 """The queue of the v1 minute tick; made up with a concurrency of 1 where the configuration has none of that name."""
 CRON_ID = "slayq:minute"
 _CRON_TIMEOUT = 60.0
-_POLL_ONLY_EVERY = 1.0
+_SAFETY_NET_EVERY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,10 @@ class Plan:
         )
 
     @property
-    def poll_every(self) -> float | None:
-        """Seconds between polls for ready jobs; None where NOTIFY and the heartbeat do."""
+    def poll_every(self) -> float:
+        """Seconds between polls for ready jobs: where something listens, they are but a safety net."""
         database = self.config.database
-        if "poll_interval" in database.model_fields_set:
-            return database.poll_interval
-        return _POLL_ONLY_EVERY if database.poll_only else None
+        return _SAFETY_NET_EVERY if database.listens else database.poll_interval
 
     def pools(self) -> list[Pool]:
         """A fresh pool for each queue."""

@@ -64,19 +64,19 @@ class DatabaseConfig(Section):
     pool_size: Annotated[int, POOL_SIZE] = 4
     """How many connections there are at most, besides the one that listens."""
     poll_only: Annotated[bool, POLL_ONLY] = False
-    """Whether the database is behind a pooler in transaction mode: no prepared statements, no LISTEN, polling alone."""
+    """Whether the database is behind a pooler in transaction mode: no prepared statements, nothing kept in a session.
+    Without a listen_url there is no LISTEN either, and polling alone finds the jobs."""
     listen_url: Annotated[SecretStr | None, Maybe(LISTEN_URL)] = None
-    """A database URL for LISTEN alone, where SLAY_Q_DATABASE_URL leads to a pooler; not together with poll_only."""
-    poll_interval: Annotated[float, Seconds(0.05, 3_600)] = 5.0
-    """How often to look for due jobs under poll_only; otherwise each renewal of the worker row does."""
+    """A database URL for LISTEN alone, direct or of a pooler in session mode, where SLAY_Q_DATABASE_URL is neither."""
+    poll_interval: Annotated[float, Seconds(0.05, 3_600)] = 1.0
+    """How often to look for due jobs where nothing listens; otherwise NOTIFY and each renewal of the worker row do."""
     application_name: Annotated[str, Text("a name of 1 to 63 characters", 63, _application_name)] = "slayq-server"
     """What Postgres shows the connections as."""
 
-    @model_validator(mode="after")
-    def _listens_or_not(self) -> "DatabaseConfig":
-        if self.poll_only and self.listen_url is not None:
-            refuse("with poll_only nothing listens, so listen_url has no use: take one of them out")
-        return self
+    @property
+    def listens(self) -> bool:
+        """Whether a connection listens."""
+        return not self.poll_only or self.listen_url is not None
 
 
 class GrantsConfig(Section):

@@ -124,6 +124,10 @@ class Store:
         """Wakes the daemons that want these words."""
         await self._pool.execute("notify", sorted(words))
 
+    async def knock(self, channel: str) -> None:
+        """Notifies a channel, so that a listener can tell whether it hears."""
+        await self._pool.execute("knock", channel)
+
     # Queues and slots
 
     async def register_queues(self, queues: Sequence[QueueFacts]) -> None:

@@ -363,12 +363,25 @@ def test_a_schedule_without_a_url_posts_to_the_cron_url() -> None:
     assert ["http://c/", "http://b/"] == [schedule.url for schedule in changed.cron]
 
 
-def test_what_is_wrong_only_together_is_told() -> None:
-    """The file listens elsewhere, the environment not at all."""
-    config = parse({**QUEUES, "database": {"listen_url": "postgres://u:hunter2@h/d"}})
-    with pytest.raises(ConfigurationError, match="with poll_only nothing listens") as caught:
-        effective(config, Settings(SecretStr(URL), (SecretStr("x"),), poll_only=True))
-    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+@pytest.mark.parametrize(
+    ("database", "expected"),
+    [
+        ({}, True),
+        ({"poll_only": True}, False),
+        ({"listen_url": URL}, True),
+        ({"poll_only": True, "listen_url": URL}, True),
+    ],
+)
+def test_who_listens(database: dict[str, object], expected: bool) -> None:
+    """Everybody but who is behind a pooler in transaction mode and has no other address."""
+    assert expected == parse({**QUEUES, "database": database}).database.listens
+
+
+def test_the_environment_may_give_an_address_to_listen_on() -> None:
+    """The file goes through a pooler, the environment listens past it."""
+    config = parse({**QUEUES, "database": {"poll_only": True}})
+    changed = effective(config, Settings(SecretStr(URL), (SecretStr("x"),), listen_url=SecretStr(URL)))
+    assert (False, True) == (config.database.listens, changed.database.listens)
 
 
 # ── Typing errors ──
