@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slayq_server.db.pool import _SESSION_SETTINGS as SESSION_SETTINGS
+from slayq_server.db.pool import _PLANS as SESSION_SETTINGS
 from slayq_server.db.statements import query
 from tests.sql.support import URL
 
@@ -57,8 +57,8 @@ select -n, 'mail', 'no-retry', 0, 1, 25, 'letter-' || n, 'shop/order', replace('
 from generate_series(1, {FEW}) as n;
 """
 
-# What must cost nothing: runs that sleep, wait or failed, jobs blocked behind two busy lanes, jobs of a queue that nobody
-# serves, dead letters, remembered triggers.
+# What must cost nothing: runs that sleep, wait or failed, jobs blocked behind two busy lanes, jobs of a queue without a
+# server, dead letters, remembered triggers.
 CROWD = f"""
 create temporary table crowd as
 select n, case when n % 10 < 5 then 'scheduled' when n % 10 < 8 then 'blocked' else 'ready' end as state

@@ -296,6 +296,7 @@ async def test_the_store_works_under_a_limited_role(connect: Connect, limited: s
             "promote": lambda: store.promote(10),
             "advance_headless_lanes": lambda: store.advance_headless_lanes(10),
             "notify": lambda: store.notify([QUEUE]),
+            "knock": lambda: store.knock("slayq_knock"),
             "register_queues": lambda: store.register_queues([QueueFacts(QUEUE, 1, 1.0, 1.0, 1, 1.0, 0.0, False)]),
             "register_slots": lambda: store.register_slots(QUEUE, 2),
             "acquire_slots": lambda: store.acquire_slots(worker, QUEUE, 2, 2),
