@@ -109,7 +109,10 @@ begin
     loop
         execute format('grant usage on schema slayq to %I', role_name);
         execute format('grant select, insert, update, delete on all tables in schema slayq to %I', role_name);
-        execute format('revoke insert, update, delete on slayq.migration, slayq.grantee from %I', role_name);
+        -- What the owner goes by, and statements that it will run.
+        execute format(
+            'revoke insert, update, delete on slayq.migration, slayq.grantee, slayq.replaced_function from %I', role_name
+        );
         execute format('grant usage, select on all sequences in schema slayq to %I', role_name);
         for callable in select slayq._api_1() loop
             execute format('grant execute on function %s to %I', callable, role_name);

@@ -2,20 +2,24 @@
 
 A file may say on a line of its own `-- compatible with: N`: a server that knows the migrations up to N alone may run on
 a schema that has this one, too. Without the line it needs a server that knows the file itself.
+
+In a database of the original the first migration takes it over (`takeover`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
+import structlog
 
 from slayq_server import __version__
 from slayq_server.db.errors import translated
+from slayq_server.db.takeover import TakenOver, TakeOver, forward, is_due, stop_forwarding
 from slayq_server.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ _EXISTS = "select to_regclass('slayq.migration') is not null"
 _INSERT = """insert into slayq.migration (number, name, checksum, compatible_with, server_version)
 values ({number}, '{name}', '{checksum}', {compatible_with}, '{version}')"""
 _TIMEOUT = 300.0
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,31 @@ class Migration:
             compatible_with=self.compatible_with,
             version=__version__,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a migration is to do."""
+
+    app_roles: tuple[str, ...] = ()
+    server_roles: tuple[str, ...] = ()
+    dry_run: bool = False
+    """Find out what it would do, and change nothing."""
+    force: bool = False
+    """Take over from the original though something speaks against it."""
+    forward: bool | None = None
+    """Set or take away the forwarders in Graphile Worker's schema; None: leave that as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """What a migration has done, or would do."""
+
+    applied: tuple[Migration, ...]
+    taken_over: TakenOver | None = None
+    """None: there was nothing to take over."""
+    obstacles: tuple[str, ...] = ()
+    """What spoke against taking over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,24 +175,58 @@ async def migrate(
         timeout: seconds for the whole.
 
     Raises:
-        SchemaError: see `status`; or a role does not exist.
+        SchemaError: see `status` and `TakeOver.begin`; or a role does not exist.
         DatabaseUnavailable: Postgres cannot be reached.
     """
+    order = Order(tuple(app_roles), tuple(server_roles))
+    return (await carry_out(url, order, migrations=migrations, timeout=timeout)).applied
+
+
+async def carry_out(
+    url: str, order: Order, *, migrations: Sequence[Migration] | None = None, timeout: float = _TIMEOUT
+) -> Migrated:
+    """As `migrate`, with all that `slayq-server migrate` can be told, and all that it tells."""
     ours = tuple(migrations or load())
     with translated():
         connection = await asyncpg.connect(url, timeout=10, command_timeout=timeout, statement_cache_size=0)
         try:
-            async with connection.transaction():
-                await connection.execute(_LOCK)
-                pending = (await status(connection, ours)).pending
-                for migration in pending:
-                    await connection.execute(migration.sql)
-                    await connection.execute(migration.record())
-                await _check_roles(connection, [*app_roles, *server_roles])
-                await connection.execute("select slayq._grant_1($1, $2)", list(app_roles), list(server_roles))
-            return pending
+            done = await _transaction(connection, ours, order)
+            if done.taken_over is None or order.dry_run:
+                return done
+            # An app that was adding a job to the original at that moment has done so by now.
+            later = await _transaction(connection, ours, replace(order, force=True))
+            return replace(done, taken_over=done.taken_over + (later.taken_over or TakenOver()))
         finally:
             await connection.close(timeout=5)
+
+
+async def _transaction(connection: asyncpg.Connection, ours: Sequence[Migration], order: Order) -> Migrated:
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(_LOCK)
+        done = await _within(connection, ours, order)
+    except BaseException:
+        await transaction.rollback()
+        raise
+    await (transaction.rollback() if order.dry_run else transaction.commit())
+    return done
+
+
+async def _within(connection: asyncpg.Connection, ours: Sequence[Migration], order: Order) -> Migrated:
+    pending = (await status(connection, ours)).pending
+    await _check_roles(connection, [*order.app_roles, *order.server_roles])
+    take_over = await TakeOver.begin(connection, force=order.force, dry_run=order.dry_run)
+    if take_over is None and order.dry_run:
+        return Migrated(pending)  # no need to try, and to lock tables in use
+    for migration in pending:
+        await connection.execute(migration.sql)
+        await connection.execute(migration.record())
+    taken = await take_over.finish(public_functions(ours), dry_run=order.dry_run) if take_over else None
+    if order.forward is not None:
+        await (forward(connection) if order.forward else stop_forwarding(connection))
+    await connection.execute("select slayq._grant_1($1, $2)", list(order.app_roles), list(order.server_roles))
+    return Migrated(pending, taken, take_over.obstacles if take_over else ())
 
 
 async def ensure(url: str, *, app_roles: Sequence[str] = ()) -> int:
@@ -178,12 +242,22 @@ async def ensure(url: str, *, app_roles: Sequence[str] = ()) -> int:
         try:
             async with connection.transaction():  # a pooler in transaction mode may change servers in between
                 found = await status(connection)
+                taken_over = not await is_due(connection)
         finally:
             await connection.close(timeout=5)
-    if not found.pending:
+    if not found.pending and taken_over:
         return found.version
-    applied = await migrate(url, app_roles=app_roles)
-    return applied[-1].number if applied else load()[-1].number
+    done = await carry_out(url, Order(tuple(app_roles)))
+    if done.taken_over is not None:
+        _log.info("taken_over", **asdict(done.taken_over))
+    return done.applied[-1].number if done.applied else load()[-1].number
+
+
+def public_functions(migrations: Sequence[Migration]) -> list[str]:
+    """The statements that make our public functions, for a database in which others have taken their place."""
+    text = "\n".join(migration.sql for migration in migrations)
+    found = re.findall(r"^create (?:or replace )?(function public\..*?^\$\$;$)", text, re.MULTILINE | re.DOTALL)
+    return [f"create or replace {each}" for each in found]
 
 
 def script(app_roles: Sequence[str] = (), server_roles: Sequence[str] = ()) -> str:
