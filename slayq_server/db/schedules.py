@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+import asyncpg
+
+from slayq_server.db.errors import translated
 from slayq_server.db.statements import query
 from slayq_server.model import ScheduleRow, ScheduleTimes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
-
-    import asyncpg
 
     from slayq_server.db.pool import Pool
 
@@ -24,6 +25,18 @@ class Firing:
         self._connection = connection
         self.due = due
         """The schedules with a tick due, locked against every other daemon."""
+
+    @contextlib.asynccontextmanager
+    async def one_schedule(self) -> AsyncIterator[None]:
+        """What is refused in here leaves the rest of the transaction as it was; errors come out translated."""
+        with translated():
+            await self._connection.execute("savepoint one_schedule")
+            try:
+                yield
+            except asyncpg.PostgresError:
+                await self._connection.execute("rollback to savepoint one_schedule")
+                raise
+            await self._connection.execute("release savepoint one_schedule")
 
     async def add(self, schedule: ScheduleRow, payload: str, tick: datetime) -> bool:
         """Adds the job of one tick; False if the v1 tick before it is still being delivered."""

@@ -115,21 +115,32 @@ class Promoter:
                 return
 
     async def _pass(self) -> None:
+        """Does what is due. What fails keeps nothing else from being done."""
         now = self._clock.monotonic()
-        if self._reap_wanted:
-            await self._reap()
-        if self._due_at is not None and self._due_at <= now:
-            await self._promote()
-        if self._sweep_at is not None and self._sweep_at <= now:
-            # Forgotten first: a word that comes while the statement runs asks for another sweep.
-            self._sweep_at = None
-            try:
-                ready = await self._store.advance_headless_lanes(_BATCH)
-            except DatabaseUnavailable:
-                self.sweep()
-                raise
-            if ready:
-                self._on_ready(ready)
+        failures: list[DatabaseUnavailable] = []
+        for wanted, step in (
+            (self._reap_wanted, self._reap),
+            (self._due_at is not None and self._due_at <= now, self._promote),
+            (self._sweep_at is not None and self._sweep_at <= now, self._sweep),
+        ):
+            if wanted:
+                try:
+                    await step()
+                except DatabaseUnavailable as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+    async def _sweep(self) -> None:
+        # Forgotten first: a word that comes while the statement runs asks for another sweep.
+        self._sweep_at = None
+        try:
+            ready = await self._store.advance_headless_lanes(_BATCH)
+        except DatabaseUnavailable:
+            self.sweep()
+            raise
+        if ready:
+            self._on_ready(ready)
 
     async def _promote(self) -> None:
         planned, self._due_at = self._due_at, None

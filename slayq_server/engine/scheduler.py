@@ -2,6 +2,9 @@
 
 The row's `next_at` only ever moves forward, so a clock that is set back cannot repeat a tick. A tick that comes while
 nobody was there to fire it is missed; the schedule's `catch_up` says what becomes of missed ticks.
+
+A row says what a daemon with another configuration, or of another release, has last written. One that this daemon can
+make nothing of costs its own ticks and no others.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from slayq_server.engine.crontab import Crontab
-from slayq_server.errors import DatabaseUnavailable
+from slayq_server.errors import DatabaseUnavailable, RequestRefused, StatementFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +40,7 @@ class Firing(Protocol):
 
     due: list[ScheduleRow]
 
+    def one_schedule(self) -> AbstractAsyncContextManager[None]: ...
     async def add(self, schedule: ScheduleRow, payload: str, tick: datetime) -> bool: ...
     async def move(self, schedule_id: str, next_at: datetime, fired: datetime | None) -> None: ...
 
@@ -95,7 +99,8 @@ class Scheduler:
         Args:
             store: the database.
             clock: measures the wait.
-            on_fired: called with a schedule, a result (fired, caught_up, skipped, missed) and how many ticks.
+            on_fired: called with a schedule, a result (fired, caught_up, skipped, missed, refused) and how many
+                ticks.
             on_times: called with the next and last ticks, after each change.
             on_error: called when the database is away.
         """
@@ -106,6 +111,8 @@ class Scheduler:
         self._on_error = on_error
         self._schedules: list[ScheduleRow] = []
         self._registered = False
+        self._unusable: set[str] = set()
+        """Rows that this daemon leaves to those who have written them, until the next reload."""
         self._due_at: float | None = None
         self._wake = asyncio.Event()
 
@@ -113,6 +120,7 @@ class Scheduler:
         """Takes over the schedules of a (new) configuration; they are written to the database by `run`."""
         self._schedules = list(schedules)
         self._registered = False
+        self._unusable = set()
         self._wake.set()
 
     def look(self) -> None:
@@ -139,7 +147,7 @@ class Scheduler:
                 pause = min(max(pause * 2, 0.2), 2.0)
 
     def _ids(self) -> list[str]:
-        return [schedule.id for schedule in self._schedules]
+        return [schedule.id for schedule in self._schedules if schedule.id not in self._unusable]
 
     async def _register(self) -> None:
         schedules = self._schedules
@@ -147,7 +155,10 @@ class Scheduler:
         for schedule in schedules:
             # Where a new schedule starts is for the database's clock to say, as everything that is due.
             assert now is not None
-            await self._store.register(replace(schedule, next_at=Crontab.parse(schedule.cron).next_after(now)))
+            try:
+                await self._store.register(replace(schedule, next_at=Crontab.parse(schedule.cron).next_after(now)))
+            except StatementFailed as error:
+                self._give_up(schedule, error)
         self._registered = schedules is self._schedules
 
     def _plan(self, times: Sequence[ScheduleTimes]) -> None:
@@ -177,15 +188,31 @@ class Scheduler:
             self._on_fired(schedule, result, number)
 
     async def _fire_one(self, firing: Firing, schedule: ScheduleRow) -> tuple[ScheduleRow, str, int]:
-        crontab = Crontab.parse(schedule.cron)
-        # In a thread: a month of minutes to catch up takes a second.
-        ticks = await asyncio.to_thread(ticks_to_fire, schedule, crontab)
+        try:
+            crontab = Crontab.parse(schedule.cron)
+            next_at = crontab.next_after(schedule.now)
+            # In a thread: a month of minutes to catch up takes a second.
+            ticks = await asyncio.to_thread(ticks_to_fire, schedule, crontab)
+        except ValueError as error:
+            self._give_up(schedule, error)
+            return schedule, "refused", 1
         payload = payload_of(schedule)
-        added = [await firing.add(schedule, payload, tick) for tick in ticks]
-        await firing.move(schedule.id, crontab.next_after(schedule.now), ticks[-1] if ticks else None)
+        added: list[bool] = []
+        try:
+            async with firing.one_schedule():
+                added += [await firing.add(schedule, payload, tick) for tick in ticks]
+        except (RequestRefused, StatementFailed) as error:
+            _log.error("schedule_refused", schedule=schedule.id, error=str(error))
+            await firing.move(schedule.id, next_at, None)
+            return schedule, "refused", 1
+        await firing.move(schedule.id, next_at, ticks[-1] if ticks else None)
         if not ticks:
             return schedule, "missed", 1
         if not any(added):
             return schedule, "skipped", 1
         late = len(ticks) > 1 or schedule.now - ticks[-1] > ON_TIME
         return schedule, "caught_up" if late else "fired", len(ticks)
+
+    def _give_up(self, schedule: ScheduleRow, error: Exception) -> None:
+        self._unusable.add(schedule.id)
+        _log.error("schedule_unusable", schedule=schedule.id, error=str(error))

@@ -277,3 +277,31 @@ async def test_a_configured_schedule_fires_through_the_daemon(
     await connection.execute("update slayq.schedule set next_at = clock_timestamp()")
     (callback,) = await endpoint.wait_for(1)
     assert ("shop/nightly", {"deep": True}) == (callback.event, callback.data)
+
+
+async def test_a_schedule_that_cannot_fire_costs_no_other_its_ticks(
+    daemons: Daemons, endpoint: Endpoint, connection: asyncpg.Connection
+) -> None:
+    """Rows that another release wrote: a cron text we cannot read, and a job that the database refuses."""
+    entry = {"cron": "* * * * *", "event": "test/tick", "url": endpoint.url, "queue": "mail"}
+    running = await daemons.start(cron=[{"id": name, **entry} for name in ("bad-cron", "bad-job", "good")])
+    await wait_until(lambda: connection.fetchval("select count(*) = 3 from slayq.schedule"))
+    await connection.execute(
+        """update slayq.schedule set
+            next_at = now() - interval '1 second',
+            cron = case id when 'bad-cron' then 'every blue moon' else cron end,
+            event = case id when 'bad-job' then repeat('x', 1000) else event end"""
+    )
+    (callback,) = await endpoint.wait_for(1)
+    assert "test/tick" == callback.event
+    await running.program.wait_for_output('"schedule_unusable"')
+    await running.program.wait_for_output('"schedule_refused"')
+
+    async def moved() -> bool:
+        return bool(
+            await connection.fetchval("select bool_and(next_at > now()) from slayq.schedule where id <> 'bad-cron'")
+        )
+
+    await wait_until(moved)
+    await running.program.wait_until_answers(f"{running.url}/readyz", 200)
+    assert 1 == len([line for line in running.program.events if line["event"] == "schedule_unusable"])
