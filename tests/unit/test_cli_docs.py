@@ -53,7 +53,8 @@ SECTIONS = sections()
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_its_options_are_documented(name: str) -> None:
     """A command has a section that has its options, but for those that many share, and no others."""
-    options = {text for param in COMMANDS[name].params if isinstance(param, click.Option) for text in param.opts}
+    params = [param for param in COMMANDS[name].params if isinstance(param, click.Option)]
+    options = {text for param in params for text in (*param.opts, *param.secondary_opts)}
     documented = options_in(SECTIONS[name])
     assert options == documented | (options & options_in(SECTIONS[COMMON]))
 
