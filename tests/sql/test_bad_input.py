@@ -101,7 +101,7 @@ async def test_no_payload_at_all(connection: asyncpg.Connection) -> None:
     assert await count(connection) == 0
 
 
-BAD_ARGUMENTS = {
+BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "no queue": ({"queue": None}, "SQ006", "queue name"),
     "empty queue": ({"queue": ""}, "SQ006", "1 to 128"),
     "queue of 129": ({"queue": "q" * 129}, "SQ006", "1 to 128"),
@@ -156,7 +156,7 @@ async def test_times_without_an_end(connection: asyncpg.Connection, run_at: str)
     assert await count(connection, where="state = 'ready'") == 1
 
 
-AT_THE_LIMIT = {
+AT_THE_LIMIT: dict[str, dict[str, Any]] = {
     "names": {"queue": "q" * 128, "serial": "s" * 512, "key": "\U0001f600" * 512},
     "numbers": {"max_attempts": 32767, "priority": -32768},
     "other numbers": {"max_attempts": 1, "priority": 32767},
@@ -173,7 +173,7 @@ AT_THE_LIMIT = {
 @pytest.mark.parametrize("name", AT_THE_LIMIT)
 async def test_what_is_just_allowed(connection: asyncpg.Connection, name: str) -> None:
     """The limits themselves are allowed, and what only looks wrong."""
-    added = await add(connection, **AT_THE_LIMIT[name])  # type: ignore[arg-type]
+    added = await add(connection, **AT_THE_LIMIT[name])
     assert added["id"] is not None
 
 

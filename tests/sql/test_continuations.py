@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,7 +26,7 @@ async def _plain_back_off(store: Store) -> None:
     await store.register_queues([QueueFacts("mail", None, 10.0, 2.0, 10, None, 0.0, False)])
 
 
-async def start(connection: asyncpg.Connection, daemon: Daemon, **options: int) -> LeasedJob:
+async def start(connection: asyncpg.Connection, daemon: Daemon, **options: Any) -> LeasedJob:
     """A run under the key k whose delivery is on its way."""
     await add(connection, "k", {"n": 1}, **options)
     return await daemon.lease_one()
