@@ -33,7 +33,7 @@ from slayq_server.engine.scheduler import Scheduler
 from slayq_server.engine.settling import Settler
 from slayq_server.engine.upkeep import Upkeep
 from slayq_server.engine.worker import Worker
-from slayq_server.errors import ConfigurationError, DatabaseUnavailable
+from slayq_server.errors import ConfigurationError, DatabaseUnavailable, StatementFailed
 from slayq_server.http.health import HealthState
 from slayq_server.http.server import HttpServer
 from slayq_server.metrics import Metrics
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _SETTLE_AT_STOP = 5.0
 """Seconds that outcomes may take to be written down at shutdown, after the deliveries have ended."""
+_RETIRE_AT_STOP = 2.0
+"""Seconds that ending the worker row may take at shutdown."""
 _LOOP_CHECK_EVERY = 1.0
 _log = structlog.get_logger()
 
@@ -119,7 +121,10 @@ class Daemon:
         self._wire()
 
         self._group: asyncio.TaskGroup | None = None
+        self._errands: set[asyncio.Task[None]] = set()
+        """What was started by the way, and is not waited for at shutdown."""
         self._stopping = asyncio.Event()
+        self._hurried = False
         self._patience: asyncio.Timeout | None = None
         """What a signal cuts short: waiting for the database at start, and for deliveries while draining."""
         self._draining = False
@@ -218,8 +223,9 @@ class Daemon:
 
     def stop(self) -> None:
         """Drains and ends; called again, at once."""
+        self._hurried = self._stopping.is_set()
         self._stopping.set()
-        if self._patience is not None:
+        if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def _patiently(self, waiting: Coroutine[Any, Any, None], seconds: float | None) -> bool:
@@ -265,6 +271,8 @@ class Daemon:
                 await self._connections.open()
                 await self._register()
                 return
+            except StatementFailed:
+                raise  # a migration that cannot be applied, say: nothing that passes
             except DatabaseUnavailable as error:
                 self._report.database_error(error)
                 _log.warning("database_unavailable", error=str(error), retry_seconds=pause)
@@ -293,17 +301,17 @@ class Daemon:
         async with asyncio.TaskGroup() as group:
             self._group = group
             loops = [group.create_task(loop) for loop in self._loops()]
+            lease_loop = group.create_task(self._leaser.run())
             self._leasing = True
             _log.info("ready", bind=self._config.http.bind, port=self._http.port)
             await self._stopping.wait()
-            await self._drain()
-            for loop in loops:
-                loop.cancel()
+            await self._drain(lease_loop)
+            for task in [*loops, *self._errands]:
+                task.cancel()
 
     def _loops(self) -> list[Coroutine[Any, Any, None]]:
         loops = [
             self._worker.run(),
-            self._leaser.run(),
             self._settler.run(),
             self._promoter.run(),
             self._scheduler.run(),
@@ -317,24 +325,33 @@ class Daemon:
             self._metrics.listener(None)
         return loops
 
-    async def _drain(self) -> None:
+    async def _drain(self, lease_loop: asyncio.Task[None]) -> None:
         """Leases nothing more, lets deliveries end within the grace, gives back the rest, writes every outcome down."""
         self._draining = True
         self._leasing = False
         self._metrics.draining(True)
         self._notifier.notify("STOPPING=1")
         _log.info("draining", in_flight=self._pools.in_flight, grace_seconds=self._config.grace)
-        await self._leaser.stop()
-        if not await self._patiently(self._dispatcher.drained(), self._config.grace):
+        if not await self._patiently(self._deliveries_end(), 0.0 if self._hurried else self._config.grace):
+            lease_loop.cancel()  # a lease that is still on its way hands out nothing more
+            await asyncio.wait([lease_loop])
             _log.warning("giving_back", jobs=self._dispatcher.give_back())
             await self._dispatcher.drained()
         try:
             async with asyncio.timeout(_SETTLE_AT_STOP):
                 await self._settler.drained()
-                await self._worker.retire()
-        except (TimeoutError, DatabaseUnavailable):
-            # The database is away: the row expires by itself, and the jobs go back then.
+        except TimeoutError:
             _log.warning("stopped_without_settling", jobs=len(self._settler.job_ids()))
+        try:
+            async with asyncio.timeout(_RETIRE_AT_STOP):
+                await self._worker.retire()
+        except (TimeoutError, DatabaseUnavailable) as error:
+            # The database is away: the row expires by itself, and the jobs go back then.
+            _log.warning("worker_not_retired", error_type=type(error).__name__)
+
+    async def _deliveries_end(self) -> None:
+        await self._leaser.stop()
+        await self._dispatcher.drained()
 
     def reload(self) -> None:
         """Takes over what can be taken over of a changed configuration; a bad file changes nothing."""
@@ -359,7 +376,7 @@ class Daemon:
         self._worker.set_queues(self._pools.names)
         self._scheduler.replace(plan.schedules)
         self._http.set_metrics_tokens(plan.metrics_tokens)
-        self._group.create_task(self._finish_reload())
+        self._run_errand(self._finish_reload())
 
     async def _finish_reload(self) -> None:
         try:
@@ -427,7 +444,7 @@ class Daemon:
         # Whoever makes a job ready wakes its queue's other daemons: this one may not serve it, or have no free slot.
         elsewhere = [name for name in names if (pool := self._pools.get(name)) is None or pool.free == 0]
         if elsewhere:
-            self._spawn(self._tell(elsewhere))
+            self._run_errand(self._tell(elsewhere))
 
     async def _tell(self, words: Sequence[str]) -> None:
         try:
@@ -463,6 +480,11 @@ class Daemon:
     def _spawn(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         assert self._group is not None, "nothing is started before the group is there"
         return self._group.create_task(coroutine)
+
+    def _run_errand(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._spawn(coroutine)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     async def _watch_event_loop(self) -> None:
         """Measures how late the loop turns, and tells systemd's watchdog that it does."""

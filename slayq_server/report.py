@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import structlog
 
 from slayq_server.db.errors import error_kind
+from slayq_server.errors import StatementFailed
 from slayq_server.metrics import Snapshot
 from slayq_server.model import OutcomeKind
 
@@ -40,8 +41,13 @@ class Report:
         return 0.0 if lost_at is None else max(self._clock.monotonic() - lost_at, 1e-9)
 
     def database_error(self, error: DatabaseUnavailable) -> None:
-        """An operation found the database away."""
+        """An operation found the database away, or one of its statements refused."""
         self._metrics.db_error(error_kind(error.__cause__ or error))
+        if isinstance(error, StatementFailed):
+            _log.error("statement_failed", error=str(error))
+            return
+        if self._database_lost_at is None:
+            _log.warning("database_lost", error=str(error))
         self._note_database_lost()
 
     def renewal(self, result: RenewalResult) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _RELEASE = 1.0
 """Seconds for handing a connection back; it is dropped then."""
+_CLOSE = 2.0
+"""Seconds for saying goodbye on all connections."""
 
 # With tiny or stale statistics the planner may read a whole table for a statement that is to touch fifty rows, and a
 # prepared statement keeps such a plan; no statement of ours is better off with a sequential scan. JIT never pays here;
@@ -99,7 +101,7 @@ class Pool:
             return
         pool, self._pool = self._pool, None
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_CLOSE):
                 await pool.close()
         except (TimeoutError, OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
             pool.terminate()

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import time
+import urllib.request
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -16,6 +17,7 @@ from tests.conftest import chosen_installation
 from tests.support.daemon import Daemons, Running, add, until_no_jobs
 from tests.support.endpoint import Endpoint, Received, Reply
 from tests.support.wait import wait_until
+from tests.support.wire import Wire
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -229,3 +231,51 @@ async def test_four_daemons_start_at_once_on_an_empty_database(
     await add(connection, endpoint.url)
     await endpoint.wait_for(1)
     await connection.close()
+
+
+async def test_a_silent_database_does_not_hold_up_the_end(
+    daemons: Daemons, endpoint: Endpoint, connection: asyncpg.Connection, database_url: str
+) -> None:
+    """The wire to Postgres falls silent in the middle of a lease: the grace is the grace all the same."""
+    async with Wire(database_url) as wire:
+        running = await daemons.start(
+            env={"SLAY_Q_DATABASE_URL": wire.url},
+            worker={"lease": 120, "renew": 5},
+            database={"listen_url": database_url},
+            grace=0.1,
+        )
+        await wait_until(lambda: connection.fetchval("select 'mail' = any (wants) from slayq.worker"))
+        wire.silence()
+        await add(connection, endpoint.url)  # the word comes through, the lease does not
+        await running.program.wait_until_answers(f"{running.url}/metrics")
+        await wait_until(lambda: _wakeups(running) > 0)
+        running.program.terminate()
+        # Far less than the time limits of statements add up to.
+        assert 0 == await running.program.wait(14)
+        assert "Traceback" not in running.program.stdout + running.program.stderr
+
+
+async def test_a_database_away_for_good_is_no_traceback(
+    daemons: Daemons, endpoint: Endpoint, database_url: str, connection: asyncpg.Connection
+) -> None:
+    """It goes while a delivery runs and does not come back: the daemon stops with what it cannot write down."""
+    hold = asyncio.Event()
+    endpoint.handler = lambda _: Reply(200, hold=hold)
+    async with Wire(database_url) as wire:
+        running = await daemons.start(env={"SLAY_Q_DATABASE_URL": wire.url})
+        await add(connection, endpoint.url)
+        await endpoint.wait_for(1)
+        wire.silence()
+        hold.set()
+        await endpoint.wait_for_finished(1)
+        running.program.terminate()
+        assert 0 == await running.program.wait(19)
+        assert "stopped_without_settling" in running.program.stdout + running.program.stderr
+        assert "Traceback" not in running.program.stdout + running.program.stderr
+
+
+def _wakeups(running: Running) -> float:
+    with urllib.request.urlopen(f"{running.url}/metrics", timeout=5) as answer:
+        page = answer.read().decode()
+    (line,) = [line for line in page.splitlines() if line.startswith('slayq_wakeups_total{source="notify"}')]
+    return float(line.rpartition(" ")[2])
