@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from slayq_server.db.statements import query
-from tests.sql.support import QUEUE, Daemon, add, completed, data_of, failed, later, live, make_due
+from tests.sql.support import QUEUE, Daemon, add, blocked_by, completed, data_of, failed, later, live, make_due
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -282,6 +282,25 @@ async def test_the_index_forbids_two_heads(connection: asyncpg.Connection, daemo
     _, second = await fill(connection, daemon.store, "lane", 0, 0)
     with pytest.raises(asyncpg.UniqueViolationError, match="job_serial_head"):
         await connection.execute("update slayq.job set holds = true, state = 'ready' where id = $1", second)
+
+
+async def test_two_daemons_choose_a_head_at_once(
+    connection: asyncpg.Connection, connect: Connect, store: Store
+) -> None:
+    """J10: the second waits for the first, sees its choice and makes none; if the first is undone, it makes its own."""
+    for commits in (True, False):
+        first, _ = await fill(connection, store, "lane", 0, 0)
+        await connection.execute("update slayq.job set state = 'blocked', holds = false")
+        one, two, onlooker = await connect(), await connect(), await connect()
+        transaction = one.transaction()
+        await transaction.start()
+        assert await one.fetchval(query("advance_lanes"), ["lane"]) == [QUEUE]
+        choosing = asyncio.ensure_future(two.fetchval(query("advance_lanes"), ["lane"]))
+        await blocked_by(onlooker, one, two)
+        await (transaction.commit() if commits else transaction.rollback())
+        assert await choosing == ([] if commits else [QUEUE])
+        assert await head(connection, "lane") == first
+        await connection.execute("delete from slayq.job")
 
 
 async def test_a_callers_open_transaction_does_not_hold_a_lane(
