@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _LOCK = "select pg_advisory_xact_lock(1936484720, 1)"
-_EXISTS = "select to_regclass('slayq.migration') is not null"
+# Not to_regclass, which may answer from the session's cache: a session that a pooler lends us may have looked before,
+# and waiting for the lock does not bring its cache up to date.
+_EXISTS = """select exists (
+    select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'slayq' and c.relname = 'migration'
+)"""
 _INSERT = """insert into slayq.migration (number, name, checksum, compatible_with, server_version)
 values ({number}, '{name}', '{checksum}', {compatible_with}, '{version}')"""
 _TIMEOUT = 300.0

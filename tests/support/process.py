@@ -54,7 +54,7 @@ class Program:
         self._stderr = folder / "stderr"
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [*_tied_to_us(), *command, *arguments],
+                [*tied_to_us(), *command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -167,7 +167,7 @@ def _environment(added: Mapping[str, str] | None) -> dict[str, str]:
     }
 
 
-def _tied_to_us() -> list[str]:
+def tied_to_us() -> list[str]:
     """What makes a program die with the test run, even if that is killed; nothing where the system cannot."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
