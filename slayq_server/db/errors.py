@@ -1,7 +1,14 @@
-"""Maps what asyncpg raises to the server's own errors, in one place."""
+"""Maps what asyncpg raises to the server's own errors, in one place; and keeps cancellation what it is.
+
+asyncpg tidies up when it is cancelled or a time limit is up: it waits until the server says that it has stopped, rolls
+back, closes. A server that is gone says nothing, so all that takes its own time limits, and ends in an error that takes
+the cancellation's place. Therefore: a connection on which somebody was cut short is dropped, and an error that came up
+in the clean-up after a cancellation is that cancellation.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
@@ -11,6 +18,13 @@ from slayq_server.errors import DatabaseUnavailable, RequestRefused, SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Protocol
+
+    class Droppable(Protocol):
+        """A connection, of a pool or not."""
+
+        def terminate(self) -> None: ...
+
 
 # Classes of SQLSTATE that pass: Postgres is there but cannot serve for now. Connections (08), the transaction's state,
 # read-only after a failover (25), rollbacks (40), resources (53), locks (55), operators (57), the system (58 and XX).
@@ -25,6 +39,8 @@ def error_kind(error: BaseException) -> str:
     """The `kind` label of `slayq_db_errors_total`: connection, timeout, or the condition's name in snake case."""
     if isinstance(error, TimeoutError):
         return "timeout"
+    if isinstance(error, asyncpg.DataError):
+        return "statement"
     if isinstance(
         error, (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError)
     ):
@@ -34,39 +50,73 @@ def error_kind(error: BaseException) -> str:
     return "other"
 
 
+_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""All that the driver raises. TimeoutError is an OSError."""
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Raises DatabaseUnavailable, StatementFailed, SchemaError or RequestRefused in place of the driver's errors."""
     try:
         yield
-    except asyncpg.PostgresError as error:
-        state = error.sqlstate or ""
-        if state.startswith("SQ0"):
-            hint = getattr(error, "hint", None)
-            raise RequestRefused(f"{error.args[0]}{f'. {hint}' if hint else ''}", state) from error
-        if state.startswith(_TEMPORARY):
-            raise DatabaseUnavailable(f"Postgres cannot serve now: {error.args[0]}") from error
-        if state in _LOST_STATEMENT:
-            raise DatabaseUnavailable(
-                "Postgres has lost a prepared statement. Behind a pooler in transaction mode, set database.poll_only."
-            ) from error
-        if isinstance(error, _REFUSED_LOGIN):
-            raise DatabaseUnavailable(
-                f"Postgres refused the login: {error.args[0]}. Check SLAY_Q_DATABASE_URL."
-            ) from error
-        if isinstance(error, _NO_SCHEMA):
-            raise SchemaError(
-                f"the database has no complete Slay Q schema ({error.args[0]}). Run: slayq-server migrate"
-            ) from error
-        if isinstance(error, asyncpg.InsufficientPrivilegeError):
-            raise SchemaError(
-                f"the database role lacks a right ({error.args[0]}). Run, as the schema's owner: "
-                "slayq-server migrate --server-role ROLE"
-            ) from error
-        raise StatementFailed(f"Postgres refused a statement: {error.args[0]} ({state})") from error
-    except asyncpg.DataError as error:  # the driver's own: a value that cannot be sent
-        raise StatementFailed(f"a value cannot be sent to Postgres: {error}") from error
-    except TimeoutError as error:
-        raise DatabaseUnavailable("Postgres did not answer in time") from error
-    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise DatabaseUnavailable(f"Postgres cannot be reached: {error or type(error).__name__}") from error
+    except _DRIVER_ERRORS as error:
+        if _is_cancelled(error):
+            raise asyncio.CancelledError from error
+        raise _ours(error) from error
+
+
+@contextlib.contextmanager
+def dropped_when_cut_short(connection: Droppable) -> Iterator[None]:
+    """Closes the connection, without a word, if the block is cancelled or runs out of time.
+
+    To be used within every transaction, and around it.
+    """
+    try:
+        yield
+    except (asyncio.CancelledError, TimeoutError):
+        connection.terminate()
+        raise
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the error came up in the clean-up after a cancellation that still holds."""
+    task = asyncio.current_task()
+    if task is None or not task.cancelling():
+        return False
+    before: BaseException | None = error
+    while before is not None and not isinstance(before, asyncio.CancelledError):
+        before = before.__context__
+    return before is not None
+
+
+def _ours(error: Exception) -> Exception:
+    if isinstance(error, asyncpg.PostgresError):
+        return _of_state(error, error.sqlstate or "")
+    if isinstance(error, asyncpg.DataError):  # the driver's own: a value that cannot be sent
+        return StatementFailed(f"a value cannot be sent to Postgres: {error}")
+    if isinstance(error, TimeoutError):
+        return DatabaseUnavailable("Postgres did not answer in time")
+    return DatabaseUnavailable(f"Postgres cannot be reached: {error or type(error).__name__}")
+
+
+def _of_state(error: asyncpg.PostgresError, state: str) -> Exception:
+    message = error.args[0]
+    if state.startswith("SQ0"):
+        hint = getattr(error, "hint", None)
+        return RequestRefused(f"{message}{f'. {hint}' if hint else ''}", state)
+    if state.startswith(_TEMPORARY):
+        return DatabaseUnavailable(f"Postgres cannot serve now: {message}")
+    if state in _LOST_STATEMENT:
+        return DatabaseUnavailable(
+            "Postgres has lost a prepared statement. Behind a pooler in transaction mode, set database.poll_only."
+        )
+    if isinstance(error, _REFUSED_LOGIN):
+        return DatabaseUnavailable(f"Postgres refused the login: {message}. Check SLAY_Q_DATABASE_URL.")
+    if isinstance(error, _NO_SCHEMA):
+        return SchemaError(f"the database has no complete Slay Q schema ({message}). Run: slayq-server migrate")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return SchemaError(
+            f"the database role lacks a right ({message}). Run, as the schema's owner: "
+            "slayq-server migrate --server-role ROLE"
+        )
+    return StatementFailed(f"Postgres refused a statement: {message} ({state})")

@@ -8,6 +8,7 @@ In a database of the original the first migration takes it over (`takeover`).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ import asyncpg
 import structlog
 
 from slayq_server import __version__
-from slayq_server.db.errors import translated
+from slayq_server.db.errors import dropped_when_cut_short, translated
 from slayq_server.db.takeover import TakenOver, TakeOver, forward, is_due, stop_forwarding
 from slayq_server.errors import SchemaError
 
@@ -195,12 +196,13 @@ async def carry_out(
     with translated():
         connection = await asyncpg.connect(url, timeout=10, command_timeout=timeout, statement_cache_size=0)
         try:
-            done = await _transaction(connection, ours, order)
-            if done.taken_over is None or order.dry_run:
-                return done
-            # An app that was adding a job to the original at that moment has done so by now.
-            later = await _transaction(connection, ours, replace(order, force=True))
-            return replace(done, taken_over=done.taken_over + (later.taken_over or TakenOver()))
+            with dropped_when_cut_short(connection):
+                done = await _transaction(connection, ours, order)
+                if done.taken_over is None or order.dry_run:
+                    return done
+                # An app that was adding a job to the original at that moment has done so by now.
+                later = await _transaction(connection, ours, replace(order, force=True))
+                return replace(done, taken_over=done.taken_over + (later.taken_over or TakenOver()))
         finally:
             await connection.close(timeout=5)
 
@@ -211,6 +213,8 @@ async def _transaction(connection: asyncpg.Connection, ours: Sequence[Migration]
     try:
         await connection.execute(_LOCK)
         done = await _within(connection, ours, order)
+    except (asyncio.CancelledError, TimeoutError):
+        raise  # the connection is dropped, and the transaction with it
     except BaseException:
         await transaction.rollback()
         raise
@@ -245,9 +249,12 @@ async def ensure(url: str, *, app_roles: Sequence[str] = ()) -> int:
     with translated():
         connection = await asyncpg.connect(url, timeout=10, command_timeout=30, statement_cache_size=0)
         try:
-            async with connection.transaction():  # a pooler in transaction mode may change servers in between
-                found = await status(connection)
-                taken_over = not await is_due(connection)
+            with dropped_when_cut_short(connection):
+                # A transaction, because a pooler in transaction mode may change servers in between.
+                async with connection.transaction():
+                    with dropped_when_cut_short(connection):
+                        found = await status(connection)
+                        taken_over = not await is_due(connection)
         finally:
             await connection.close(timeout=5)
     if not found.pending and taken_over:

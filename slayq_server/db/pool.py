@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from slayq_server.db.errors import translated
+from slayq_server.db.errors import dropped_when_cut_short, translated
 from slayq_server.db.statements import query
 
 if TYPE_CHECKING:
@@ -146,12 +146,8 @@ class Pool:
                 pool = self._pool
                 connection = await pool.acquire(timeout=self._timeout)
                 try:
-                    yield connection
-                except (asyncio.CancelledError, TimeoutError):
-                    # Whatever is under way is in doubt. The driver would wait for a server that may be gone to say that
-                    # it has stopped, for as long again, and in the end raise that wait's error instead of this one.
-                    connection.terminate()
-                    raise
+                    with dropped_when_cut_short(connection):
+                        yield connection
                 finally:
                     await pool.release(connection, timeout=_RELEASE)
 

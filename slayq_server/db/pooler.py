@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from slayq_server.db.errors import translated
+from slayq_server.db.errors import dropped_when_cut_short, translated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,8 +34,9 @@ async def shares_sessions(url: str) -> bool:
                 async with second.transaction():
                     # If it is shared, the second transaction most likely gets the session that was just given back;
                     # and if so, the first connection cannot have it again now.
-                    if await _session(second) == before or await _session(first) != before:
-                        return True
+                    with dropped_when_cut_short(second):
+                        if await _session(second) == before or await _session(first) != before:
+                            return True
     return False
 
 

@@ -23,6 +23,9 @@ class Wire:
         self._parts = parts
         self._open = asyncio.Event()
         self._open.set()
+        self._marks: tuple[bytes, ...] = ()
+        self.fell_silent = asyncio.Event()
+        """Set once it is silenced."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._ends: list[asyncio.StreamWriter] = []
@@ -39,6 +42,11 @@ class Wire:
     def silence(self) -> None:
         """Lets nothing through; new connections are taken and never answered."""
         self._open.clear()
+        self.fell_silent.set()
+
+    def silence_at(self, *marks: bytes) -> None:
+        """Falls silent at the first data that have any of these in them: they do not get through."""
+        self._marks = marks
 
     def restore(self) -> None:
         """Lets everything through again, what was held back included."""
@@ -77,6 +85,8 @@ class Wire:
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
+                if any(mark in data for mark in self._marks):
+                    self.silence()
                 await self._open.wait()
                 writer.write(data)
                 await writer.drain()
