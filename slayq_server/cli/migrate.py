@@ -118,4 +118,4 @@ def _counts(taken: TakenOver) -> Iterator[str]:
         f"dead letters: {taken.failed + taken.lost + taken.undeliverable} ({taken.failed} had failed for good, "
         f"{taken.lost} were on their last attempt, {taken.undeliverable} cannot be delivered)"
     )
-    yield f"waits: {taken.waits + taken.invocations} ({taken.waits} for an event, {taken.invocations} for an invoked job)"
+    yield f"waits: {taken.waits + taken.invocations} ({taken.waits} for an event, {taken.invocations} for a callee)"

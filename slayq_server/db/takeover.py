@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _FOLDER = Path(__file__).parent / "original"
-_TABLES = {"slayq._migrations", "slayq._private_waiting_on", "slayq._private_invoker", "graphile_worker._private_jobs"}
+_TABLES = {"slayq._private_waiting_on", "slayq._private_invoker", "graphile_worker._private_jobs"}
+_LOCK_TIMEOUT = "30s"
+"""While we wait for the old tables, everybody else who wants them waits for us."""
 _STEPS = ("moving", "keys", "jobs", "dead_letters", "waits", "invocations")
 _FORWARDERS = ("forward_add_job", "forward_add_jobs", "forward_remove_job")
 
@@ -66,27 +68,27 @@ class TakeOver:
         """Prepares the transaction for the migrations; None where there is nothing (more) to take over.
 
         Raises:
-            SchemaError: an old server is connected, or its waits cannot be read, and it is not forced; or only a part
-                of the original is there.
+            SchemaError: an old server is connected, or its waits cannot be read, and it is not forced; or a part of the
+                original is missing.
         """
         there = {row["name"] for row in await connection.fetch(_statement("tables"))}
-        if "slayq._migrations" not in there:
-            return None
+        replaced = await connection.fetch(_statement("functions"))
         if missing := _TABLES - there:
+            if not replaced:
+                return None  # it was never there, or what it has left behind was dropped after the take-over
             raise SchemaError(
-                f"the database has the original's slayq._migrations, but not {', '.join(sorted(missing))}: start the "
-                "newest release of the original on it once, so that its schema is complete, or drop what is left of it"
+                f"the database has the original's functions, but not {', '.join(sorted(missing))}: start the newest "
+                "release of the original on it once, so that its schema is complete"
             )
         # A role that row-level security keeps from seeing the jobs is to fail, not to see none.
         await connection.execute("set local row_security = off")
-        replaced = await connection.fetch(_statement("functions"))
         if not replaced and not await connection.fetchval(_statement("pending")):
             return None
         obstacles = [*await _old_servers(connection), *await _unknown_columns(connection)]
         if not dry_run:
             if obstacles and not force:
                 raise SchemaError("; ".join(obstacles))
-            await connection.execute("set local lock_timeout = '30s'")
+            await connection.execute(f"set local lock_timeout = '{_LOCK_TIMEOUT}'")
             await connection.execute(_statement("lock"))
         await _drop(connection, [row["signature"] for row in replaced])
         return cls(connection, tuple(replaced), tuple(obstacles))

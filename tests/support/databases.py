@@ -53,6 +53,10 @@ class Databases:
         """Make a database with nothing in it; return its name."""
         return self._create("template0")
 
+    def clone(self, template: str) -> str:
+        """Make a copy of a database to which nobody is connected; return its name."""
+        return self._create(template)
+
     def drop(self, name: str) -> None:
         """Drop a database, whoever is still connected to it; nothing where the test has done so already."""
         if self._cluster.running:
