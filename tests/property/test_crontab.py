@@ -19,6 +19,8 @@ from slayq_server.engine.crontab import CronError, Crontab
 
 # No deadline: the oracles walk through minutes and days. Some lines and zones are drawn and not used.
 THOROUGH = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
+BY_THE_MINUTE = settings(THOROUGH, max_examples=80)
+"""Fewer, because the daemon that they are held against wakes for each minute."""
 MINUTE = timedelta(minutes=1)
 MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
 WEEKDAYS = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"]
@@ -208,7 +210,7 @@ SECONDS = st.lists(
 """Where to look from, counted from the jump."""
 
 
-@settings(THOROUGH)
+@settings(BY_THE_MINUTE)
 @given(line=NIGHT_LINES, jump=st.sampled_from(JUMPS), seconds=SECONDS)
 def test_known_jumps(line: Line, jump: tuple[str, int, int, int], seconds: list[float]) -> None:
     """Around well-known jumps of many sizes, ticks are those of a daemon that wakes each minute."""
@@ -226,7 +228,7 @@ def jumps(zone: str, year: int) -> list[datetime]:
     return [day for day, (before, after) in zip(days, pairwise(offsets), strict=False) if before != after]
 
 
-@settings(THOROUGH)
+@settings(BY_THE_MINUTE)
 @given(line=NIGHT_LINES, zone=st.sampled_from(ZONES), year=st.integers(1973, 2060), seconds=SECONDS, data=st.data())
 def test_all_zones(line: Line, zone: str, year: int, seconds: list[float], data: st.DataObject) -> None:
     """Around any jump of any zone, ticks are those of a daemon that wakes each minute."""
@@ -270,7 +272,7 @@ def test_next_is_the_next(line: Line, zone: str, moment: datetime, share: float)
     assert tick < crontab.next_after(tick)
 
 
-@settings(THOROUGH)
+@settings(BY_THE_MINUTE)
 @given(line=NIGHT_LINES, jump=st.sampled_from(JUMPS), seconds=st.integers(0, 5 * 24 * 3600), limit=st.integers(0, 60))
 def test_ticks_between(line: Line, jump: tuple[str, int, int, int], seconds: int, limit: int) -> None:
     """The ticks between two instants are those that `next_after` gives one by one; the last of them is found alone."""
