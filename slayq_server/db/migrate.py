@@ -26,7 +26,8 @@ from slayq_server.errors import SchemaError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LOCK = "select pg_advisory_xact_lock(1936484720, 1)"
+LOCK = "select pg_advisory_xact_lock(1936484720, 1)"
+"""What lets migrations wait for each other."""
 # Not to_regclass, which may answer from the session's cache: a session that a pooler lends us may have looked before,
 # and waiting for the lock does not bring its cache up to date.
 _EXISTS = """select exists (
@@ -211,7 +212,8 @@ async def _transaction(connection: asyncpg.Connection, ours: Sequence[Migration]
     transaction = connection.transaction()
     await transaction.start()
     try:
-        await connection.execute(_LOCK)
+        # A role's own limit, such as Supabase has, is for its daily work, and waiting for others' migrations counts.
+        await connection.execute(f"set local statement_timeout = '{_TIMEOUT:.0f}s'; {LOCK}")
         done = await _within(connection, ours, order)
     except (asyncio.CancelledError, TimeoutError):
         raise  # the connection is dropped, and the transaction with it
@@ -274,7 +276,7 @@ def public_functions(migrations: Sequence[Migration]) -> list[str]:
 
 def script(app_roles: Sequence[str] = (), server_roles: Sequence[str] = ()) -> str:
     """All migrations as one SQL script for an empty database, for those who run DDL with tools of their own."""
-    parts = ["begin;", f"{_LOCK};"]
+    parts = ["begin;", f"{LOCK};"]
     for migration in load():
         parts += [f"-- {migration.name}", migration.sql.rstrip(), f"{migration.record()};"]
     parts += [f"select slayq._grant_1({_text_array(app_roles)}, {_text_array(server_roles)});", "commit;", ""]

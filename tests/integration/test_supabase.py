@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from postgrest import APIError, AsyncPostgrestClient
 
-from slayq_server.db.migrate import migrate
+from slayq_server.db import migrate as migrations
 from tests.support.daemon import Daemons, until_no_jobs
 from tests.support.postgrest import PostgRest, supabase_roles
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,7 +62,7 @@ class Api:
 async def supabase(connect: Connect, cluster: Cluster, empty_database_url: str) -> AsyncIterator[str]:
     """The URL of a database such as Supabase gives to a project, migrated."""
     async with supabase_roles(await connect(empty_database_url), cluster.password):
-        await migrate(empty_database_url)
+        await migrations.migrate(empty_database_url)
         yield empty_database_url
 
 
@@ -224,6 +226,31 @@ async def test_what_is_wrong_is_told(
     assert refused.value.message
     assert refused.value.hint
     assert None is await job(connection)
+
+
+async def test_a_migration_outlasts_the_roles_limit(connect: Connect, empty_database_url: str) -> None:
+    """Supabase bounds every statement of a role: one that waits for another migration goes on all the same."""
+    connection = await connect(empty_database_url)
+    name = await connection.fetchval("select current_database()")
+    await connection.execute(f"alter database {name} set statement_timeout = '100ms'")
+    holder = connection.transaction()
+    await holder.start()
+    await connection.execute(migrations.LOCK)
+    watcher = await connect(empty_database_url)
+
+    async def waits_for_long() -> bool:
+        return bool(
+            await watcher.fetchval(
+                "select exists (select from pg_stat_activity where wait_event_type = 'Lock'"
+                " and datname = current_database() and clock_timestamp() - query_start > interval '200 milliseconds')"
+            )
+        )
+
+    async with asyncio.TaskGroup() as group:
+        migrating = group.create_task(migrations.migrate(empty_database_url))
+        await wait_until(waits_for_long)
+        await holder.rollback()
+    assert migrations.load() == migrating.result()
 
 
 async def test_an_app_that_invokes_and_is_answered_with_nothing(
