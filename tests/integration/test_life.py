@@ -227,7 +227,7 @@ async def test_four_daemons_start_at_once_on_an_empty_database(
     for program in programs:
         await program.wait_for_output('"event":"ready"')
     connection = await asyncpg.connect(empty_database_url)
-    assert 4 == await connection.fetchval("select count(*) from slayq.worker")
+    await wait_until(lambda: connection.fetchval("select count(*) = 4 from slayq.worker"))
     await add(connection, endpoint.url)
     await endpoint.wait_for(1)
     await connection.close()
@@ -262,7 +262,7 @@ async def test_a_database_away_for_good_is_no_traceback(
     hold = asyncio.Event()
     endpoint.handler = lambda _: Reply(200, hold=hold)
     async with Wire(database_url) as wire:
-        running = await daemons.start(env={"SLAY_Q_DATABASE_URL": wire.url})
+        running = await daemons.start(env={"SLAY_Q_DATABASE_URL": wire.url}, grace=0.1)
         await add(connection, endpoint.url)
         await endpoint.wait_for(1)
         wire.silence()
