@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from slayq_server.db import migrate
+from slayq_server.db import migrate, takeover
 from slayq_server.db.admin_rows import (
     Cancelled,
     CronRow,
@@ -59,14 +59,15 @@ class Admin:
             await pool.close()
 
     async def pending_migrations(self) -> list[str]:
-        """The names of the migrations that this server knows and the database has not.
+        """What `slayq-server migrate` would do: the names of the migrations that the database lacks, and a take-over.
 
         Raises:
             SchemaError: the schema is newer than this server, or was changed by hand.
         """
         async with self._pool.transaction() as connection:
             found = await migrate.status(cast("asyncpg.Connection", connection))
-        return [migration.name for migration in found.pending]
+            due = await takeover.is_due(cast("asyncpg.Connection", connection))
+        return [*(migration.name for migration in found.pending), *(["the take-over from the original"] if due else [])]
 
     # Jobs
 

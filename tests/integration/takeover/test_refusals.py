@@ -151,6 +151,24 @@ async def test_a_later_run_with_nothing_to_take_does_not_mind_an_old_server(
     await daemons.start()
 
 
+async def test_the_originals_functions_are_in_force_again(
+    cli: Cli, daemons: Daemons, connection: asyncpg.Connection
+) -> None:
+    """Somebody has put one back: a daemon that may not migrate refuses, and the next migrate takes over again."""
+    await cli.ok("migrate")
+    await connection.execute("drop function cancel_pending_tasks")
+    await connection.execute(
+        await connection.fetchval(
+            "select definition from slayq.replaced_function where definition like '%cancel_pend%'"
+        )
+    )
+    daemon = daemons.launch("--skip-migrate")
+    assert await daemon.wait() == 78
+    assert "error: the schema lacks the take-over from the original. Run, as its owner" in daemon.stderr
+    assert "taken_over" in await cli.json("migrate")
+    await daemons.start("--skip-migrate")
+
+
 async def test_something_that_depends_on_an_old_function(
     cli: Cli, connection: asyncpg.Connection, database_url: str
 ) -> None:
