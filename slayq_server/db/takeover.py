@@ -110,7 +110,6 @@ class TakeOver:
             await self.connection.execute(_statement("mark"))
         counts = await self.connection.fetchrow(_statement("counts"))
         assert counts is not None
-        await self.connection.execute("drop table pg_temp.slayq_moving")
         return TakenOver(**counts)
 
 
