@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +20,6 @@ from tests.support.wait import wait_until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
     import asyncpg
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tests.conftest import Connect, StartProgram
     from tests.support.endpoint import Endpoint
 
+DOCS = Path(__file__).parents[2] / "docs" / "supabase.md"
 PAYLOAD = {"url": "https://app.example.com/slayq", "retry": 0, "event": "shop/order", "data": {"n": 5}}
 LATER = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 PARKED = {"identifier": "mail", "payload": {**PAYLOAD, "cache": {}}, "job_key": "k", "run_at": LATER}
@@ -226,6 +228,35 @@ async def test_what_is_wrong_is_told(
     assert refused.value.message
     assert refused.value.hint
     assert None is await job(connection)
+
+
+def example(beginning: str) -> str:
+    """The SQL example of docs/supabase.md that begins so."""
+    (found,) = [
+        each for each in re.findall(r"```sql\n(.*?)```", DOCS.read_text(), re.DOTALL) if each.startswith(beginning)
+    ]
+    return str(found)
+
+
+async def test_the_documented_check_finds_who_could_call(connection: asyncpg.Connection, supabase: str) -> None:
+    """No row after a migration; one for what somebody has granted since, until the next migration."""
+    check = example("select role, function").replace("::regprocedure", "::regprocedure::text")
+    assert [] == await connection.fetch(check)
+    await connection.execute("grant execute on function public.cancel_pending_tasks to anon")
+    expected = [("anon", "cancel_pending_tasks(text,text,text)")]
+    assert expected == [tuple(row) for row in await connection.fetch(check)]
+    await migrations.migrate(supabase)
+    assert [] == await connection.fetch(check)
+
+
+async def test_the_documented_trigger_adds_jobs_for_users(connection: asyncpg.Connection) -> None:
+    """A signed-in user's row becomes a job, though the user may not add any."""
+    await connection.execute("create table public.profiles (id int)")
+    await connection.execute(example("create function public.welcome"))
+    await connection.execute("set role authenticated")
+    await connection.execute("insert into public.profiles values (7)")
+    await connection.execute("reset role")
+    assert '{"user" : 7}' == await connection.fetchval("select payload ->> 'data' from slayq.job where queue = 'mail'")
 
 
 async def test_a_migration_outlasts_the_roles_limit(connect: Connect, empty_database_url: str) -> None:
