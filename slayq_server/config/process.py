@@ -12,7 +12,7 @@ from slayq_server.config.section import Section
 YEAR = 365.25 * DAY
 
 GRACE = Seconds(0, DAY)
-POOL_SIZE = Whole(1, 32)
+POOL_SIZE = Whole(2, 32)
 POLL_ONLY = Flag()
 LISTEN_URL = Secret("a database URL such as postgresql://user:password@host:5432/database", take=postgres_url)
 HTTP_BIND = Text('an address such as "127.0.0.1"', 255, bind_address)

@@ -1,6 +1,7 @@
 """The callback: from a leased job to an `Answer`. Knows no SQL, and of HTTP only what `posting` makes of it.
 
-Each delivery is one POST, signed when it is sent. Whatever goes wrong is an answer, too: only cancellation gets out.
+Each delivery is one POST, signed when it is sent. Whatever goes wrong is an answer, too: only cancellation gets out,
+and WorkerLost, before anything is sent.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from slayq.signing import sign_v1
 from slayq_server import __version__
 from slayq_server.engine.address_guard import Blocked
 from slayq_server.engine.posting import HttpPoster, PostFailed
+from slayq_server.errors import WorkerLost
 from slayq_server.model import Answer, CallbackResult
 from slayq_server.protocol.v1 import UndeliverablePayload, callback_of
 
@@ -56,6 +58,7 @@ class Callbacks:
         tls: ssl.SSLContext | None = None,
         resolver: AbstractResolver | None = None,
         on_blocked: Callable[[str], None] | None = None,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         """Opens nothing yet.
 
@@ -70,12 +73,14 @@ class Callbacks:
             tls: whom to trust; None: the system's certificate authorities.
             resolver: looks names up; None: the system's way.
             on_blocked: told the reason of each callback that the guard did not let out.
+            may_send: asked when a connection is there and the callback is about to go out: is the lease still ours?
         """
         self.set_secrets(secrets)
         self._guard = guard
         self._clock = clock
         self._retry_after_max = retry_after_max
         self._on_blocked = on_blocked
+        self._may_send = may_send
         self._poster = HttpPoster(
             user_agent=user_agent,
             response_limit=response_limit,
@@ -110,8 +115,11 @@ class Callbacks:
             job: what to deliver.
             timeout: seconds for the whole: looking up the name, connecting, the answer to its last byte.
             connect_timeout: seconds of that for a connection.
+
+        Raises:
+            WorkerLost: the lease was lost before the callback went out; nothing was sent.
         """
-        delivery = _Delivery(job, self._secret, self._clock)
+        delivery = _Delivery(job, self._secret, self._clock, self._may_send)
         try:
             async with asyncio.timeout(timeout):
                 callback = await delivery.prepare()
@@ -142,12 +150,13 @@ class Callbacks:
 class _Delivery:
     """One delivery: what is known of it so far."""
 
-    __slots__ = ("_callback", "_clock", "_job", "_secret", "_sent", "_started", "host")
+    __slots__ = ("_callback", "_clock", "_job", "_may_send", "_secret", "_sent", "_started", "host")
 
-    def __init__(self, job: LeasedJob, secret: str, clock: Clock) -> None:
+    def __init__(self, job: LeasedJob, secret: str, clock: Clock, may_send: Callable[[], bool]) -> None:
         self._job = job
         self._secret = secret
         self._clock = clock
+        self._may_send = may_send
         self._started = clock.monotonic()
         self._sent: float | None = None
         self._callback: Callback | None = None
@@ -166,6 +175,9 @@ class _Delivery:
     def seal(self) -> tuple[bytes, str]:
         """Body and signature as of now: apps refuse a body that is 15 s old."""
         assert self._callback is not None
+        if not self._may_send():
+            # A daemon that was frozen while it connected: by now the job may be with another one.
+            raise WorkerLost("the lease was lost before the callback was sent")
         body = self._callback.body(self._job.job_key, self._job.attempts, int(self._clock.wall() * 1000))
         signature = sign_v1(self._secret, body)
         self._sent = self._clock.monotonic()

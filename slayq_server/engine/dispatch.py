@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from slayq_server.engine.outcome import decide
+from slayq_server.errors import WorkerLost
 from slayq_server.model import Answer, CallbackResult, Outcome, OutcomeKind, Settlement
 from slayq_server.protocol.v1 import keep_indexes
 
@@ -146,6 +147,8 @@ class Dispatcher:
         # A fault of ours must cost this one attempt, not the daemon with all that it holds.
         try:
             answer = await self._callbacks.deliver(job, timeout=pool.timeout, connect_timeout=pool.connect_timeout)
+        except WorkerLost:
+            return None  # as above
         except Exception as error:
             _log.exception("delivery_failed_unexpectedly", queue=pool.name, job_id=job.id)
             answer = _fault(error)

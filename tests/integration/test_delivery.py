@@ -22,6 +22,7 @@ from slayq_server import __version__
 from slayq_server.engine import posting
 from slayq_server.engine.address_guard import AddressGuard, BlockedReason
 from slayq_server.engine.delivery import Callbacks, seconds_of
+from slayq_server.errors import WorkerLost
 from slayq_server.model import Answer, CallbackResult, LeasedJob
 from tests.support.endpoint import SECRET, Endpoint, Received, Reply
 from tests.support.raw_server import Conversation, RawServer, closed_port
@@ -855,3 +856,13 @@ async def test_a_server_without_tls_is_a_tls_error() -> None:
     assert unsent(CallbackResult.TLS_ERROR, f"127.0.0.1:{server.port}: no TLS connection (wrong version number)") == (
         answer
     )
+
+
+async def test_nothing_is_sent_once_the_lease_is_lost(endpoint: Endpoint) -> None:
+    """A daemon that was frozen while it connected finds its lease gone: it sends not a byte, and says so."""
+    held = [True, False]
+    async with Sender(endpoint.origin, may_send=lambda: held.pop(0)) as sender:
+        await sender.send(endpoint.url)
+        with pytest.raises(WorkerLost):
+            await sender.send(endpoint.url)
+    assert 1 == len(endpoint.received)

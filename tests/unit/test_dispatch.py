@@ -11,6 +11,7 @@ import pytest
 
 from slayq_server.engine.dispatch import Dispatcher
 from slayq_server.engine.pools import Pool
+from slayq_server.errors import WorkerLost
 from slayq_server.model import Answer, CallbackResult, DeadReason, LeasedJob, OutcomeKind
 from tests.support.virtual import in_virtual_time
 
@@ -219,3 +220,13 @@ async def test_the_pools_rules_count() -> None:
         dispatcher.start(job(2), rig.pool)
     assert [OutcomeKind.DEAD, OutcomeKind.COMPLETED] == rig.kinds
     assert DeadReason.NOT_FOUND == rig.settled[0][1].outcome.reason
+
+
+@in_virtual_time
+async def test_a_callback_that_may_no_longer_go_out_settles_nothing() -> None:
+    """The lease was lost between the start of the delivery and its sending: the job goes back with the row."""
+    rig = Rig()
+    rig.callbacks.answer = WorkerLost("the lease was lost")
+    async with rig.runs() as dispatcher:
+        dispatcher.start(job(1), rig.pool)
+    assert [] == rig.settled

@@ -274,7 +274,7 @@ def test_a_database_url_is_shown_without_its_password() -> None:
         ("SLAY_Q_GRACE", "soon", "must be a number of seconds, or a text such as"),
         ("SLAY_Q_GRACE", "2 days", 'must be at most 1 day, not "2 days"'),
         ("SLAY_Q_POLL_ONLY", "maybe", 'must be true or false, not "maybe"'),
-        ("SLAY_Q_POOL_SIZE", "0", "must be a whole number of at least 1, not 0"),
+        ("SLAY_Q_POOL_SIZE", "1", "must be a whole number of at least 2, not 1"),
         ("SLAY_Q_POOL_SIZE", "33", "must be a whole number of at most 32, not 33"),
         ("SLAY_Q_CRON_URL", "localhost/slayq", "must be an http or https URL such as"),
         ("SLAY_Q_CRON_URL", "http://u:hunter2@h/slayq", "must be an http or https URL such as"),
