@@ -42,7 +42,7 @@ test-majors: $(READY) ## Run the tests of the SQL and the migrations on each oth
 	@set -e; majors=$$($(BIN)/python -m tests.support.majors); for each in $$majors; do \
 		echo "== Postgres $$each"; \
 		SLAYQ_TEST_PG=$$each $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal \
-			tests/sql $(wildcard tests/integration/test_migrat*.py) $(ARGS); \
+			tests/sql tests/integration/takeover $(wildcard tests/integration/test_migrat*.py) $(ARGS); \
 	done
 
 .PHONY: check
