@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from bench.backlog import backlog
 from bench.rig import Endpoint, add_jobs, cost, daemon, fresh_database, postgres
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[10, 50])
     parser.add_argument("--latency-seconds", type=float, default=10)
+    parser.add_argument("--parked", type=int, default=1_000_000)
     parser.add_argument("--idle-seconds", type=float, default=30)
     args = parser.parse_args()
     endpoint = Endpoint()
@@ -161,6 +163,10 @@ async def main() -> None:
                 rounds = [await latency(cluster, endpoint, 10, rate, args.latency_seconds) for _ in range(args.rounds)]
                 show(f"Latency from commit to arrival at {rate} jobs a second", rounds)
                 figures[f"latency_{rate}"] = median(rounds)
+            if args.parked:
+                rounds = [await backlog(cluster, args.parked)]
+                show(f"With {args.parked} parked jobs, as a ratio to none", rounds)
+                figures["backlog"] = median(rounds)
             rounds = [await idle(cluster, endpoint, args.idle_seconds)]
             show("Idle, six queues", rounds)
             figures["idle"] = median(rounds)
