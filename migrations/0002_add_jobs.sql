@@ -236,11 +236,22 @@ end
 $$;
 
 -- Wakes the daemons that sit idle: NOTIFY is sent only for a queue that a live worker says it wants, because commits
--- that notify queue up behind one lock of the whole cluster.
+-- that notify queue up behind one lock of the whole cluster. A daemon that calls for an app goes by some words itself:
+-- those that it names in the setting slayq.own_words (a text[]) are not sent, but added to slayq.heard.
 create function slayq._wake_1(wanted text[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+    select set_config('slayq.heard', array(
+        select unnest(nullif(current_setting('slayq.heard', true), '')::text[])
+        union
+        select word from unnest(wanted) as word
+        where word = any (nullif(current_setting('slayq.own_words', true), '')::text[])
+    )::text, true)
+    where wanted && nullif(current_setting('slayq.own_words', true), '')::text[];
+
     select pg_notify('slayq', name)
-    from (select distinct unnest(wanted) as name) as candidate
+    from (
+        select unnest(wanted) except select unnest(nullif(current_setting('slayq.own_words', true), '')::text[])
+    ) as candidate (name)
     where exists (
         select from slayq.worker where worker.wants @> array[candidate.name] and worker.expires_at > now()
     )

@@ -22,6 +22,7 @@ from slayq_server.db import migrate
 from slayq_server.db.listener import Listener
 from slayq_server.db.pool import Pool as Connections
 from slayq_server.db.pooler import shares_sessions
+from slayq_server.db.rpc import AppCalls
 from slayq_server.db.schedules import Schedules
 from slayq_server.db.store import Store
 from slayq_server.engine.delivery import Callbacks
@@ -35,6 +36,7 @@ from slayq_server.engine.upkeep import Upkeep
 from slayq_server.engine.worker import Worker
 from slayq_server.errors import ConfigurationError, DatabaseUnavailable, StatementFailed
 from slayq_server.http.health import HealthState
+from slayq_server.http.rpc import Rpc
 from slayq_server.http.server import HttpServer
 from slayq_server.metrics import Metrics
 from slayq_server.model import OutcomeKind
@@ -42,11 +44,12 @@ from slayq_server.plan import Plan
 from slayq_server.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from slayq_server.config import Config
     from slayq_server.model import Heartbeat, ScheduleRow, Settlement
+    from slayq_server.protocol.rpc_v1 import Call
     from slayq_server.report import SnapshotRow
     from slayq_server.settings import Settings
 
@@ -59,16 +62,22 @@ _LOOP_CHECK_EVERY = 1.0
 _log = structlog.get_logger()
 
 
-async def serve(config: Config, settings: Settings, *, config_path: Path | None = None) -> int:
+async def serve(
+    config: Config,
+    settings: Settings,
+    *,
+    config_path: Path | None = None,
+    reload_settings: Callable[[], Settings] | None = None,
+) -> int:
     """Runs a daemon until SIGTERM or SIGINT; returns the exit code.
 
-    A second signal hurries the drain; SIGHUP loads `config_path` again.
+    A second signal hurries the drain; SIGHUP loads `config_path` again, and the settings by `reload_settings`.
 
     Raises:
         ConfigurationError: the port is in use.
         SchemaError: the database's schema does not fit this server.
     """
-    daemon = Daemon(config, settings, config_path=config_path)
+    daemon = Daemon(config, settings, config_path=config_path, reload_settings=reload_settings)
     with daemon.signals():
         await daemon.run()
     return 0
@@ -77,10 +86,17 @@ async def serve(config: Config, settings: Settings, *, config_path: Path | None 
 class Daemon:
     """One process: a worker row, its pools, its loops."""
 
-    def __init__(self, config: Config, settings: Settings, *, config_path: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        settings: Settings,
+        *,
+        config_path: Path | None = None,
+        reload_settings: Callable[[], Settings] | None = None,
+    ) -> None:
         self._config = effective(config, settings)
-        self._settings = settings
         self._config_path = config_path
+        self._load_settings = reload_settings or (lambda: settings)
         self._clock = SystemClock()
         self._notifier = sdnotify.SystemdNotifier()
         plan = Plan.of(self._config, settings)
@@ -109,15 +125,19 @@ class Daemon:
             retry_after_max=limits.retry_after_max,
             response_limit=limits.response_bytes,
             on_blocked=self._metrics.blocked,
+            may_send=lambda: self._worker.trusted,
         )
+        self._report = Report(self._metrics, self._clock)
+        self._app_calls = AppCalls(self._connections, at_once=max(1, self._config.database.pool_size // 2))
+        self._rpc = Rpc(self._carry_out, plan.secrets, self._metrics, on_error=self._report.app_call_error)
         self._http = HttpServer(
             self._config.http.bind,
             self._config.http.port,
             health=self._health,
             metrics=self._metrics,
             metrics_tokens=plan.metrics_tokens,
+            routes=self._rpc.routes,
         )
-        self._report = Report(self._metrics, self._clock)
         self._wire()
 
         self._group: asyncio.TaskGroup | None = None
@@ -358,8 +378,9 @@ class Daemon:
         if self._config_path is None or self._group is None or self._draining:
             return
         try:
-            config = effective(load(self._config_path), self._settings)
-            plan = Plan.of(config, self._settings)
+            settings = self._load_settings()
+            config = effective(load(self._config_path), settings)
+            plan = Plan.of(config, settings)
         except ConfigurationError as error:
             self._metrics.reload(False)
             _log.error("reload_failed", error=str(error))
@@ -369,6 +390,7 @@ class Daemon:
         self._metrics.set_queues([pool.name for pool in self._pools], plan.aliases)
         self._metrics.set_schedules([schedule.id for schedule in plan.schedules])
         self._callbacks.set_secrets(plan.secrets)
+        self._rpc.set_secrets(plan.secrets)
         self._callbacks.set_guard(plan.guard)
         self._settler.keep_done = config.retention.done is not None
         self._upkeep.done_kept, self._upkeep.dead_kept = config.retention.done, config.retention.dead
@@ -437,14 +459,42 @@ class Daemon:
             self._leaser.look_everywhere()
             self._promoter.due_in(0.0)
 
+    async def _carry_out(self, call: Call) -> None:
+        """Does what an app asks for over HTTP, and goes by what comes of it, without a NOTIFY to itself."""
+        heard = await self._app_calls.carry_out(call, self._own_words())
+        if not heard or not self._leasing:
+            return  # what was heard as the drain began, the other daemons' heartbeats find
+        self._metrics.wakeup("rpc")
+        if TIMER_WORD in heard:
+            self._promoter.due_in(0.0)
+        if LANES_WORD in heard:
+            self._promoter.sweep()
+        queues = [word for word in heard if word not in (TIMER_WORD, LANES_WORD)]
+        self._leaser.ready(queues)
+        self._tell_others([queue for queue in queues if not self._takes(queue)])
+
+    def _own_words(self) -> list[str]:
+        """The words by which this daemon goes at once, so that nobody need be notified."""
+        if not self._leasing or not self._worker.trusted:
+            return []
+        return [TIMER_WORD, LANES_WORD, *filter(self._takes, self._pools.names)]
+
+    def _takes(self, queue: str) -> bool:
+        """Whether a job of this queue may start here, now or when a lease that is on its way has come back."""
+        pool = self._pools.get(queue)
+        return pool is not None and not pool.paused and not pool.full
+
     def _ready_by_timer(self, queues: Iterable[str]) -> None:
         self._metrics.wakeup("timer")
         names = list(queues)
         self._leaser.ready(names)
         # Whoever makes a job ready wakes its queue's other daemons: this one may not serve it, or have no free slot.
         elsewhere = [name for name in names if (pool := self._pools.get(name)) is None or pool.free == 0]
-        if elsewhere:
-            self._run_errand(self._tell(elsewhere))
+        self._tell_others(elsewhere)
+
+    def _tell_others(self, words: Sequence[str]) -> None:
+        if words:
+            self._run_errand(self._tell(words))
 
     async def _tell(self, words: Sequence[str]) -> None:
         try:

@@ -50,6 +50,10 @@ class Report:
             _log.warning("database_lost", error=str(error))
         self._note_database_lost()
 
+    def app_call_error(self, error: DatabaseUnavailable) -> None:
+        """A call of an app's failed; perhaps it waited for what another holds, so the database is not yet lost."""
+        self._metrics.db_error(error_kind(error.__cause__ or error))
+
     def renewal(self, result: RenewalResult) -> None:
         """The worker row was renewed (ok), could not be (failed), or is gone (lost)."""
         self._metrics.renewal(result)

@@ -41,12 +41,16 @@ def serve(
     """Run the daemon.
 
     The database and the secret come from SLAY_Q_DATABASE_URL and SLAY_Q_SECRET, also from a .env file here. SIGTERM
-    and Ctrl-C drain, a second one hurries; SIGHUP loads CONFIG again. A database that is away is waited for, but with
-    --skip-migrate it must be there at the start.
+    and Ctrl-C drain, a second one hurries; SIGHUP loads CONFIG, .env and the file of secrets again. A database that is
+    away is waited for, but with --skip-migrate it must be there at the start.
     """
     options = {"grace": grace, "http_bind": host, "http_port": port, "log_format": log_format, "log_level": log_level}
     given: dict[str, Any] = {name: str(value) for name, value in options.items() if value is not None}
-    environment = settings.load(**given)
+
+    def load_settings() -> settings.Settings:
+        return settings.load(**given)
+
+    environment = load_settings()
     logs.configure(cast("logs.LogFormat", environment.log_format), cast("logs.LogLevel", environment.log_level))
     loaded = load(config)
     for warning in settings.unknown_variables():
@@ -55,7 +59,7 @@ def serve(
         asyncio.run(_require_schema(environment.database_url.get_secret_value()))
     from slayq_server import daemon  # not for `--help`, or for a configuration that is wrong
 
-    return run_fast(daemon.serve(loaded, environment, config_path=config))
+    return run_fast(daemon.serve(loaded, environment, config_path=config, reload_settings=load_settings))
 
 
 async def _require_schema(url: str) -> None:

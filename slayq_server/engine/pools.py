@@ -43,6 +43,11 @@ class Pool:
         return max(0, self.limit - self.in_flight - self.reserved)
 
     @property
+    def full(self) -> bool:
+        """Every slot has a delivery in it. What a lease on its way has reserved may yet be free."""
+        return self.in_flight >= (min(self.limit, self.slots) if self.cluster else self.limit)
+
+    @property
     def free(self) -> int:
         """Slots that may be leased for now."""
         if self.paused:

@@ -33,7 +33,7 @@ _START_TIMEOUT: Final = 10.0
 """Seconds for the bind address to be resolved and bound."""
 _LINGER: Final = 2.0
 """Seconds to read the rest of a body that nobody wanted, so that the client sees the answer."""
-_HINT: Final = "there is nothing here: try /livez, /readyz, /healthz or /metrics"
+_HINT: Final = "there is nothing here: GET /livez, /readyz, /healthz or /metrics, or POST a task (/add-worker-job …)"
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -52,7 +52,7 @@ def _json(body: dict[str, Any], status: int = 200) -> web.Response:
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    return _json({"error": code, "message": message}, status)
+    return _json({"status": "error", "error": code, "message": message}, status)
 
 
 @web.middleware
@@ -145,6 +145,7 @@ class HttpServer:
             max_field_size=_HEADER_BYTES,
             max_headers=_HEADERS,
             lingering_time=_LINGER,
+            auto_decompress=False,  # a body is signed as it comes, and no small one becomes a large one
         )
         try:
             async with asyncio.timeout(_START_TIMEOUT):

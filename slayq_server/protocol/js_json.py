@@ -94,6 +94,23 @@ def has_lone_surrogate(text: str) -> bool:
     return not text.isascii() and _SURROGATE.search(text) is not None
 
 
+def kind_of(value: Value) -> str:
+    """What a JSON value is, in words that fit after "not"."""
+    match value:
+        case dict():
+            return "an object"
+        case list():
+            return "an array"
+        case str():
+            return "a string"
+        case bool():
+            return "a boolean"
+        case None:
+            return "null"
+        case _:
+            return "a number"
+
+
 def ordered(members: dict[str, Value]) -> dict[str, Value]:
     """The members as JavaScript lists them: array indices first, ascending; the others in the order they have."""
     indexes = [key for key in members if "0" <= key[:1] <= "9" and _is_index(key)]
@@ -133,6 +150,31 @@ def array_elements(json_text: str) -> list[str]:
         mark, at = _mark(json_text, end, "]")
     _expect_end(json_text, at)
     return elements
+
+
+def object_members(json_text: str) -> dict[str, str]:
+    """The texts of an object's members, as they are spelled, by key; of a repeated key the last one counts.
+
+    Raises InvalidJson, and ValueError if it is no object.
+    """
+    at = _after_spaces(json_text, 0)
+    if not json_text.startswith("{", at):
+        _parse_exactly(json_text)  # what is no JSON at all is told apart
+        raise ValueError("the JSON text is not an object")
+    at = _after_spaces(json_text, at + 1)
+    members: dict[str, str] = {}
+    if json_text.startswith("}", at):
+        _expect_end(json_text, at + 1)
+        return members
+    mark = ","
+    while mark == ",":
+        key, start = _member_key(json_text, at)
+        start = _after_spaces(json_text, start)
+        end = _end_of_value(json_text, start)
+        members[key] = json_text[start:end]
+        mark, at = _mark(json_text, end, "}")
+    _expect_end(json_text, at)
+    return members
 
 
 # Numbers and keys
@@ -207,10 +249,23 @@ _INDEXED_DECODER = json.JSONDecoder(
 )
 
 
+# Numbers are left as they are: where a value ends is all that this one is asked.
+_MEASURE = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+
+
 def _parse_exactly(text: str) -> Value:
     value, end = _read(text, 0)
     _expect_end(text, end)
     return value
+
+
+def _end_of_value(text: str, at: int) -> int:
+    """Where the value ends that begins at `at`."""
+    try:
+        return _MEASURE.raw_decode(text, at)[1]
+    except (RecursionError, ValueError):
+        pass  # Left first: that error may carry the document.
+    return _read(text, at)[1]
 
 
 def _read(text: str, at: int) -> tuple[Value, int]:

@@ -15,6 +15,7 @@ from slayq_server.protocol.js_json import (
     InvalidJson,
     array_elements,
     has_lone_surrogate,
+    kind_of,
     ordered,
     parse,
     quoted,
@@ -66,7 +67,7 @@ def callback_of(payload: str, patches: str | None = None) -> Callback:
     if isinstance(value, list):
         return _batch_callback(value)
     if not isinstance(value, dict):
-        raise UndeliverablePayload(f"the payload must be a JSON object with url and event, not {_kind(value)}")
+        raise UndeliverablePayload(f"the payload must be a JSON object with url and event, not {kind_of(value)}")
     url, event = _target(value, "the payload")
     if patches is not None:
         _apply(_parsed(patches, "the job's list of step results"), value)
@@ -97,7 +98,7 @@ def _batch_callback(elements: list[Value]) -> Callback:
     for index, element in enumerate(elements):
         where = f"element {index} of the batch"
         if not isinstance(element, dict):
-            raise UndeliverablePayload(f"{where} must be a JSON object with url and event, not {_kind(element)}")
+            raise UndeliverablePayload(f"{where} must be a JSON object with url and event, not {kind_of(element)}")
         targets.append(_target(element, where))
         if targets[index] != targets[0]:
             raise UndeliverablePayload(f"{where} has not the url and event of element 0: a batch must share them")
@@ -119,7 +120,7 @@ def _name(members: _Object, key: str, where: str) -> str:
         raise UndeliverablePayload(f"{where} has no {key}: add it, as a non-empty string")
     value = members[key]
     if not isinstance(value, str):
-        raise UndeliverablePayload(f"{key} of {where} must be a non-empty string, not {_kind(value)}")
+        raise UndeliverablePayload(f"{key} of {where} must be a non-empty string, not {kind_of(value)}")
     if not value:
         raise UndeliverablePayload(f"{key} of {where} is empty: it must be a non-empty string")
     return value
@@ -128,14 +129,16 @@ def _name(members: _Object, key: str, where: str) -> str:
 def _apply(patches: Value, members: _Object) -> None:
     """Set each step's value in the object's cache; an absent or null cache becomes an object."""
     if not isinstance(patches, list):
-        raise UndeliverablePayload(f"the job's step results must be an array of [step, value], not {_kind(patches)}")
+        raise UndeliverablePayload(f"the job's step results must be an array of [step, value], not {kind_of(patches)}")
     if not patches:
         return
     cache = members.get("cache")
     if cache is None:
         cache = {}
     if not isinstance(cache, dict):
-        raise UndeliverablePayload(f"cache of the payload must be an object for steps to be added, not {_kind(cache)}")
+        raise UndeliverablePayload(
+            f"cache of the payload must be an object for steps to be added, not {kind_of(cache)}"
+        )
     for index, patch in enumerate(patches):
         match patch:
             case [str(step), value]:
@@ -152,20 +155,3 @@ def _parsed(json_text: str, what: str) -> Value:
         return parse(json_text)
     except InvalidJson as error:
         raise UndeliverablePayload(f"{what} is {error}") from None
-
-
-def _kind(value: Value) -> str:
-    """What a JSON value is, in words that fit after "not"."""
-    match value:
-        case dict():
-            return "an object"
-        case list():
-            return "an array"
-        case str():
-            return "a string"
-        case bool():
-            return "a boolean"
-        case None:
-            return "null"
-        case _:
-            return "a number"

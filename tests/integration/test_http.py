@@ -139,7 +139,11 @@ async def test_other_methods_are_refused(path: str, method: str) -> None:
     async with serving() as server:
         status, headers, body = await ask(server, path, method)
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
-    assert json.loads(body) == {"error": "method_not_allowed", "message": "use GET, HEAD here"}
+    assert json.loads(body) == {
+        "status": "error",
+        "error": "method_not_allowed",
+        "message": "use GET, HEAD here",
+    }
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/livez/", "/metrics/../secret", "/%2e%2e/etc/passwd"])
@@ -241,7 +245,10 @@ async def test_routes_are_mounted_beside_the_endpoints() -> None:
     async with serving(routes=routes, max_body_bytes=1000) as server:
         assert (await ask(server, "/echo", "POST", data=b"x" * 1000))[::2] == (200, b"x" * 1000)
         assert (await status_and_json(server, "/echo", "POST", data=b"x" * 1001))[0] == 413
-        assert await status_and_json(server, "/refuse", "POST") == (409, {"error": "conflict", "message": "taken"})
+        assert await status_and_json(server, "/refuse", "POST") == (
+            409,
+            {"status": "error", "error": "conflict", "message": "taken"},
+        )
         assert (await ask(server, "/livez"))[0] == 200
 
 

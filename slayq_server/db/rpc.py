@@ -1,0 +1,89 @@
+"""Carries out what apps ask over HTTP: one statement each, through the functions behind the SQL API."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from slayq_server.errors import DatabaseUnavailable, RequestRefused, StatementFailed
+from slayq_server.protocol.rpc_v1 import AddJob, Cancel, TriggerEvent, TriggerInvoker, WaitForEvent, WaitForInvocation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slayq_server.db.pool import Pool
+    from slayq_server.protocol.rpc_v1 import Call
+
+
+class AppCalls:
+    """The calls' statements over a pool, of which they use no more than half, so that the engine has the rest."""
+
+    def __init__(self, pool: Pool, *, at_once: int, turn_timeout: float = 10.0, lock_timeout: float = 5.0) -> None:
+        """`at_once` calls are carried out at a time. The time limits are seconds: for a call's turn, and for a row or a
+        lock that somebody else holds."""
+        self._pool = pool
+        self._turns = asyncio.Semaphore(at_once)
+        self._turn_timeout = turn_timeout
+        self._lock_timeout = f"{round(lock_timeout * 1000)}ms"
+
+    async def carry_out(self, call: Call, own_words: Sequence[str]) -> tuple[str, ...]:
+        """Carries a call out; which of its own words the caller is to go by now. Those are said to nobody else.
+
+        Raises:
+            RequestRefused: the SQL API refused an argument, or Postgres cannot read JSON that deep.
+            DatabaseUnavailable: Postgres is away, or too busy, or something that the call needs is locked for too long.
+            StatementFailed: Postgres refused for another reason.
+        """
+        statement, *arguments = _statement(call)
+        try:
+            async with asyncio.timeout(self._turn_timeout):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise DatabaseUnavailable("too many calls are waiting for the database") from error
+        try:
+            heard = await self._pool.fetchval(statement, list(own_words), self._lock_timeout, *arguments)
+        except StatementFailed as error:
+            if isinstance(error.__cause__, asyncpg.StatementTooComplexError):
+                raise RequestRefused("the JSON is nested more deeply than Postgres can read", "SQ002") from error
+            raise
+        finally:
+            self._turns.release()
+        return tuple(heard)
+
+
+def _statement(call: Call) -> tuple[str, *tuple[object, ...]]:
+    """The name of a call's statement, and its arguments."""
+    match call:
+        case AddJob():
+            return (
+                "rpc_add_job",
+                call.identifier,
+                call.payload,
+                call.queue_name,
+                call.run_at,
+                call.max_attempts,
+                call.job_key,
+                call.priority,
+                None if call.flags is None else list(call.flags),
+                call.job_key_mode,
+            )
+        case WaitForEvent():
+            # Its time-out is its continuation's run_at, as in SQL.
+            return (
+                "rpc_wait_for_event",
+                call.job_key,
+                call.event,
+                call.match_key,
+                call.match_value,
+                call.step_name,
+            )
+        case WaitForInvocation():
+            return "rpc_wait_for_invocation", call.invoker_key, call.target_key, call.step_name
+        case TriggerEvent():
+            return "rpc_trigger_event", call.event, call.match_key, call.match_value
+        case TriggerInvoker():
+            return "rpc_trigger_invoker", call.job_key, call.result
+        case Cancel():
+            return "rpc_cancel", call.event, call.match_key, call.match_value
