@@ -235,26 +235,25 @@ begin
 end
 $$;
 
+-- The words in a setting of this transaction (the text of a text[]); none where it is not set.
+create function slayq._words_1(setting text) returns text[]
+language sql stable as $$
+    select coalesce(nullif(pg_catalog.current_setting(setting, true), '')::pg_catalog.text[], '{}')
+$$;
+
 -- Wakes the daemons that sit idle: NOTIFY is sent only for a queue that a live worker says it wants, because commits
 -- that notify queue up behind one lock of the whole cluster. A daemon that calls for an app goes by some words itself:
--- those that it names in the setting slayq.own_words (a text[]) are not sent, but added to slayq.heard.
+-- those that it names in the setting slayq.own_words are not sent, but added to slayq.heard.
 create function slayq._wake_1(wanted text[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
-    select set_config('slayq.heard', array(
-        select unnest(nullif(current_setting('slayq.heard', true), '')::text[])
-        union
-        select word from unnest(wanted) as word
-        where word = any (nullif(current_setting('slayq.own_words', true), '')::text[])
-    )::text, true)
-    where wanted && nullif(current_setting('slayq.own_words', true), '')::text[];
-
-    select pg_notify('slayq', name)
-    from (
-        select unnest(wanted) except select unnest(nullif(current_setting('slayq.own_words', true), '')::text[])
-    ) as candidate (name)
-    where exists (
-        select from slayq.worker where worker.wants @> array[candidate.name] and worker.expires_at > now()
-    )
+    select case
+        when name <> all (slayq._words_1('slayq.own_words')) then pg_notify('slayq', name)::text
+        when name <> all (slayq._words_1('slayq.heard')) then
+            set_config('slayq.heard', (slayq._words_1('slayq.heard') || name)::text, true)
+    end
+    from unnest(wanted) as name
+    where name = any (slayq._words_1('slayq.own_words'))
+        or exists (select from slayq.worker where worker.wants @> array[name] and worker.expires_at > now())
 $$;
 
 -- Wakes whoever picks the heads of serial queues, after a change that may have taken a head away: a job pending in a

@@ -7,4 +7,4 @@ call as materialized (
     select slayq._cancel_1($3, $4, $5)
     from rules
 )
-select coalesce(nullif(current_setting('slayq.heard', true), '')::text[], '{}') from call
+select slayq._words_1('slayq.heard') from call

@@ -8,4 +8,4 @@ call as materialized (
     select slayq._wait_for_invocation_1($3, $4, $5)
     from rules
 )
-select coalesce(nullif(current_setting('slayq.heard', true), '')::text[], '{}') from call
+select slayq._words_1('slayq.heard') from call
