@@ -114,6 +114,8 @@ class Scheduler:
         self._unusable: set[str] = set()
         """Rows that this daemon leaves to those who have written them, until the next reload."""
         self._due_at: float | None = None
+        self._asked = False
+        """To look at the rows: since the last look began, whatever that look makes of the next tick."""
         self._wake = asyncio.Event()
 
     def replace(self, schedules: Sequence[ScheduleRow]) -> None:
@@ -125,7 +127,7 @@ class Scheduler:
 
     def look(self) -> None:
         """The heartbeat says that a tick is due, or the database is back: look at the rows again."""
-        self._due_at = self._clock.monotonic()
+        self._asked = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -135,6 +137,7 @@ class Scheduler:
             if pause:
                 await asyncio.sleep(pause)
             await self._until_due()
+            self._asked = False
             try:
                 if not self._registered:
                     await self._register()
@@ -144,6 +147,7 @@ class Scheduler:
                 pause = 0.0
             except DatabaseUnavailable as error:
                 self._on_error(error)
+                self._asked = True
                 pause = min(max(pause * 2, 0.2), 2.0)
 
     def _ids(self) -> list[str]:
@@ -168,7 +172,7 @@ class Scheduler:
         self._on_times(times)
 
     async def _until_due(self) -> None:
-        while self._registered:
+        while self._registered and not self._asked:
             now = self._clock.monotonic()
             if self._due_at is not None and self._due_at <= now:
                 return
