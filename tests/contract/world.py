@@ -108,7 +108,7 @@ class App:
 
         def listening() -> bool:
             assert program.code is None, program.report()
-            self.read()
+            self.entries += self.news()
             return self._starts == len([entry for entry in self.entries if entry["kind"] == "listening"])
 
         await wait_until(listening, 20.0, "the app to listen")
@@ -119,16 +119,16 @@ class App:
     def _log(self) -> Path:
         return self.folder / "app.log"
 
-    def read(self) -> None:
-        """Takes in what has been logged since."""
+    def news(self) -> list[Entry]:
+        """What has been logged since the last time; the caller adds it to `entries`."""
         if not self._log.exists():
-            return
+            return []
         with self._log.open("rb") as log:
             log.seek(self._read)
             text = log.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._read += len(whole)
-        self.entries += map(json.loads, whole.splitlines())
+        return [json.loads(line) for line in whole.splitlines()]
 
     async def control(self, **asked: Any) -> Any:
         """Tells the app to do something; what it gives."""
@@ -160,7 +160,9 @@ class World:
         self._scenarios = scenarios
         self._outcomes: dict[str, Future[None]] = {name: Future() for name in [*scenarios, ENDED]}
         self._tags = 0
-        self._ticks = asyncio.Condition()
+        self._looks = self._seen = 0
+        """The number of the look that was begun last, and of the one whose finding is at hand."""
+        self._looked = asyncio.Condition()
         self._over: Callable[[], object] = lambda: None
         self._stack = ExitStack()
         self._programs = 0
@@ -268,10 +270,11 @@ class World:
         return [letter for letter in self.dead if letter["job_key"] == key]
 
     async def until(self, predicate: Callable[[], Any], what: str) -> Any:
-        """Waits until the app's log and the database look like this."""
+        """Waits until the app's log and the database look like this, in a look taken from now on."""
+        earlier = self._looks
         try:
-            async with asyncio.timeout(LIMIT if self.steady else 1.5 * LIMIT), self._ticks:
-                return await self._ticks.wait_for(predicate)
+            async with asyncio.timeout(LIMIT if self.steady else 1.5 * LIMIT), self._looked:
+                return await self._looked.wait_for(lambda: self._seen > earlier and predicate())
         except TimeoutError:
             raise AssertionError(f"{what}: this never came about") from None
 
@@ -357,13 +360,18 @@ class World:
     async def _look(self) -> None:
         """Keeps what is known of the app and the database up to date."""
         while True:
+            self._looks += 1
             # The log comes first: a job whose end is logged and that is not in the table then, is gone for good.
-            self.app.read()
+            news = self.app.news()
             async with asyncio.timeout(20):
-                self.jobs = [dict(row) for row in await self._pool.fetch(JOBS)]
-                self.dead = [dict(row) for row in await self._pool.fetch("select * from slayq.dead_letter order by id")]
-            async with self._ticks:
-                self._ticks.notify_all()
+                jobs = await self._pool.fetch(JOBS)
+                dead = await self._pool.fetch("select * from slayq.dead_letter order by id")
+            self.app.entries += news
+            self.jobs = [dict(row) for row in jobs]
+            self.dead = [dict(row) for row in dead]
+            self._seen = self._looks
+            async with self._looked:
+                self._looked.notify_all()
             await asyncio.sleep(LOOK)
 
     async def _kill(self) -> None:

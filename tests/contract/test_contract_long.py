@@ -1,0 +1,34 @@
+"""The contract with two daemons, and with daemons killed at random; `make contract` runs these, `make test` does not.
+
+The kills come at times that a seed decides, which a failure names and SLAYQ_SEED sets.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.contract.scenarios import ALL
+from tests.contract.world import ENDED, Setting, World
+
+FORMS = list(itertools.product(("python", "node"), ("postgres", "rpc")))
+TWO_DAEMONS = [Setting(*form, daemons=2) for form in FORMS]
+KILLED = [Setting(*form, daemons=daemons, kills=12) for daemons, form in zip((1, 2, 2, 1), FORMS, strict=True)]
+
+pytestmark = pytest.mark.contract_long
+
+
+@pytest.mark.parametrize("scenario", [*ALL, ENDED])
+@pytest.mark.parametrize("world", TWO_DAEMONS, ids=str, indirect=True, scope="session")
+def test_two_daemons(world: World, scenario: str) -> None:
+    """Two daemons share the work, and the app cannot tell: every number of deliveries is that of one daemon."""
+    world.outcome(scenario)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("scenario", [*ALL, ENDED])
+@pytest.mark.parametrize("world", KILLED, ids=str, indirect=True, scope="session")
+def test_daemons_killed_at_random(world: World, scenario: str) -> None:
+    """kill -9 over and over while all scenarios run again and again: everything ends as it should, nothing is lost."""
+    world.outcome(scenario)
