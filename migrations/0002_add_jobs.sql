@@ -244,16 +244,17 @@ $$;
 -- Wakes the daemons that sit idle: NOTIFY is sent only for a queue that a live worker says it wants, because commits
 -- that notify queue up behind one lock of the whole cluster. A daemon that calls for an app goes by some words itself:
 -- those that it names in the setting slayq.own_words are not sent, but added to slayq.heard.
-create function slayq._wake_1(wanted text[]) returns void
+create function slayq._wake_1(words text[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
     select case
-        when name <> all (slayq._words_1('slayq.own_words')) then pg_notify('slayq', name)::text
-        when name <> all (slayq._words_1('slayq.heard')) then
-            set_config('slayq.heard', (slayq._words_1('slayq.heard') || name)::text, true)
+        when said.word <> all (slayq._words_1('slayq.own_words')) then pg_notify('slayq', said.word)::text
+        when said.word <> all (slayq._words_1('slayq.heard')) then
+            set_config('slayq.heard', (slayq._words_1('slayq.heard') || said.word)::text, true)
     end
-    from unnest(wanted) as name
-    where name = any (slayq._words_1('slayq.own_words'))
-        or exists (select from slayq.worker where worker.wants @> array[name] and worker.expires_at > now())
+    from unnest(words) as said (word)
+    where said.word = any (slayq._words_1('slayq.own_words')) or exists (
+        select from slayq.worker where worker.wants @> array[said.word] and worker.expires_at > now()
+    )
 $$;
 
 -- Wakes whoever picks the heads of serial queues, after a change that may have taken a head away: a job pending in a

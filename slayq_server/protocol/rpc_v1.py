@@ -240,7 +240,8 @@ def _text(name: str, value: Value) -> str:
 
 # Times
 
-_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+_FIRST: Final = datetime(1, 1, 2, tzinfo=UTC)
+"""The day after the first, which stands for minus infinity in the driver."""
 _LAST: Final = datetime(9999, 12, 31, 23, 59, 59, 999_000, UTC)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG_YEAR: Final = re.compile(r"([+-])([0-9]{6})(-.+)", re.ASCII | re.DOTALL)
@@ -251,14 +252,14 @@ _GOOD_TIMES: Final = "write one as 2030-12-31T23:59:59.000Z, or in milliseconds 
 def _time(name: str, value: Value) -> datetime:
     """A time as JavaScript's toISOString prints it, in another ISO 8601 form, or in milliseconds since 1970.
 
-    What lies before the year 1 is the beginning of that year: due, like all that is past.
+    What lies before the year 1 comes out as the beginning of that year: due, like all that is past.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float | Number):
         raise InvalidBody(f"{name}: must be a time, not {kind_of(value)}: {_GOOD_TIMES}")
     time = _iso_time(name, value) if isinstance(value, str) else _after_epoch(value)
     if time is None or time > _LAST:
         raise InvalidBody(f"{name}: must be a time before the year 10000")
-    return time
+    return max(time, _FIRST)
 
 
 def _after_epoch(value: int | float | Number) -> datetime | None:

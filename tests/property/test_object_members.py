@@ -52,7 +52,7 @@ def test_members_are_cut_out_as_they_are(document: tuple[str, dict[str, str]]) -
 def test_a_damaged_document_is_refused_like_elsewhere(
     document: tuple[str, dict[str, str]], data: st.DataObject
 ) -> None:
-    """One character gone, or another in its place: taken if and only if it is JSON still, and then it means the same."""
+    """One character gone, or another in its place: taken if and only if it is JSON still, and then means the same."""
     text = document[0]
     place = data.draw(st.integers(0, len(text) - 1))
     damaged = (
