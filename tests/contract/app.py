@@ -77,8 +77,6 @@ class App:
             case "die":
                 assert request.transport is not None
                 request.transport.abort()
-            case "exit":
-                os._exit(1)
         return web.Response(status=status if isinstance(status, int) else 500, headers=headers)
 
     def refusal(self, body: dict[str, Any], signature: str | None) -> str | None:

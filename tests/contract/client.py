@@ -243,8 +243,8 @@ class Run:
             raise RuntimeError(f"failure {self.client.thrown[self.key]} of {times}, as told")
 
     def then(self, status: int) -> int | str:
-        """What to answer after the job was added again: the data may ask for worse than `status`."""
-        return self.data.get("then", status) if isinstance(self.data, dict) else status
+        """What to answer after the job was added again: the data may ask for worse than `status`, the first time."""
+        return self.data.get("then", status) if self.retry == 1 else status
 
     async def _again(self, run_at: datetime) -> None:
         await self.client.add(self.function, self.key, self.data, self.key, cache=self.cache, run_at=run_at)

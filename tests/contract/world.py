@@ -72,8 +72,8 @@ class App:
     stack: ExitStack
     entries: list[Entry] = field(default_factory=list)
     port: int = 0
-    bases: list[str] = field(default_factory=list)
-    """Where the daemons' HTTP servers are."""
+    program: Program | None = None
+    _bases: list[str] = field(default_factory=list)
     _read: int = 0
     _starts: int = 0
 
@@ -86,7 +86,7 @@ class App:
         """Where callbacks go."""
         return f"{self.origin}/slayq"
 
-    async def start(self) -> Program:
+    async def start(self) -> None:
         """Starts the process, again at the same port, and waits until it listens."""
         if self.setting.variant == "node":
             packages = await asyncio.to_thread(npm_project, HERE / "node")
@@ -104,16 +104,18 @@ class App:
             "SLAY_Q_WORKER_SECRET": SECRET,
         }
         self._starts += 1
-        program = self.stack.enter_context(Program(self.folder / f"app-{self._starts}", command=command, env=env))
+        self.program = program = self.stack.enter_context(
+            Program(self.folder / f"app-{self._starts}", command=command, env=env)
+        )
 
-        def listening() -> bool:
+        def listening() -> list[int]:
             assert program.code is None, program.report()
             self.entries += self.news()
-            return self._starts == len([entry for entry in self.entries if entry["kind"] == "listening"])
+            ports = [entry["port"] for entry in self.entries if entry["kind"] == "listening"]
+            return ports if len(ports) == self._starts else []
 
-        await wait_until(listening, 20.0, "the app to listen")
-        self.port = self.entries[-1]["port"]
-        return program
+        self.port = (await wait_until(listening, 20.0, "the app to listen"))[-1]
+        await self.connect(self._bases)
 
     @property
     def _log(self) -> Path:
@@ -140,7 +142,8 @@ class App:
             return await answer.json()
 
     async def connect(self, bases: list[str]) -> None:
-        """Tells the app where the daemons are."""
+        """Tells the app where the daemons' HTTP servers are."""
+        self._bases = bases
         await self.control(do="connect", bases=bases)
 
 

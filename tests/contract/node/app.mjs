@@ -58,7 +58,6 @@ async function callback(request, response) {
   }
   log('answer', { key, status: answer.status });
   if (answer.status === 'die') response.destroy();
-  else if (answer.status === 'exit') process.exit(1);
   else if (answer.status !== 'hang') response.writeHead(answer.status, answer.headers).end();
 }
 

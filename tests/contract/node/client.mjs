@@ -77,7 +77,7 @@ export class Client {
     );
   }
 
-  // Runs what a delivery asks for. The answer's status may be `hang`, `die` or `exit`.
+  // Runs what a delivery asks for. The answer's status may be `hang` or `die`.
   async deliver(body) {
     if (body.event === 'cron') {
       for (const [event, crontab] of Object.entries(this.crontabs)) {
@@ -212,9 +212,9 @@ class Run {
     }
   }
 
-  // What to answer after the job was added again: the data may ask for worse than `status`.
+  // What to answer after the job was added again: the data may ask for worse than `status`, the first time.
   then(status) {
-    return this.data?.then ?? status;
+    return (this.retry === 1 && this.data.then) || status;
   }
 
   async again(time) {
