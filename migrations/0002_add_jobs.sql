@@ -245,16 +245,21 @@ $$;
 -- that notify queue up behind one lock of the whole cluster. A daemon that calls for an app goes by some words itself:
 -- those that it names in the setting slayq.own_words are not sent, but added to slayq.heard.
 create function slayq._wake_1(words text[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
-    select case
-        when said.word <> all (slayq._words_1('slayq.own_words')) then pg_notify('slayq', said.word)::text
-        when said.word <> all (slayq._words_1('slayq.heard')) then
-            set_config('slayq.heard', (slayq._words_1('slayq.heard') || said.word)::text, true)
-    end
-    from unnest(words) as said (word)
-    where said.word = any (slayq._words_1('slayq.own_words')) or exists (
-        select from slayq.worker where worker.wants @> array[said.word] and worker.expires_at > now()
-    )
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+declare
+    own constant text[] := slayq._words_1('slayq.own_words');
+    word text;
+begin
+    foreach word in array words loop
+        if word = any (own) then
+            if word <> all (slayq._words_1('slayq.heard')) then
+                perform set_config('slayq.heard', (slayq._words_1('slayq.heard') || word)::text, true);
+            end if;
+        elsif exists (select from slayq.worker where worker.wants @> array[word] and worker.expires_at > now()) then
+            perform pg_notify('slayq', word);
+        end if;
+    end loop;
+end
 $$;
 
 -- Wakes whoever picks the heads of serial queues, after a change that may have taken a head away: a job pending in a
