@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from slayq_server.cli.database import connected
 from slayq_server.cli.output import console, print_json, say
 from slayq_server.errors import NotFound
 
@@ -38,7 +39,7 @@ class Action:
     """What may become of one: the key of the JSON document, and the words for people."""
     noun: str
     """job or dead letter."""
-    act: Callable[[list[int]], Awaitable[dict[str, Sequence[int]]]]
+    act: Callable[[Admin, list[int]], Awaitable[dict[str, Sequence[int]]]]
     """Acts on a batch; returns the ids by what became of them."""
     place: str
     """Where what it acts on lives: job or dead_letter."""
@@ -56,13 +57,29 @@ class Choice:
     named: bool
 
 
-def check_choice(ids: Sequence[int], *, filtered: bool, everything: bool) -> bool:
-    """Whether ids were given; a UsageError if there were neither or both."""
+def check_choice(ids: Sequence[int], *, filtered: bool, everything: bool) -> None:
+    """A UsageError if neither ids nor filters were given, or both."""
     if ids and (filtered or everything):
         raise click.UsageError("give ids, or filters, not both", click.get_current_context())
     if not ids and not filtered and not everything:
         raise click.UsageError("say which: ids, or filters, or --all", click.get_current_context())
-    return bool(ids)
+
+
+async def run(
+    database_url: str | None,
+    action: Action,
+    ids: Sequence[int],
+    find: Callable[[Admin], Awaitable[list[int]]],
+    *,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Acts on what `ids` name, or else on what `find` finds once that is confirmed; returns the exit code."""
+    async with connected(database_url) as admin:
+        choice = Choice(list(ids), named=True) if ids else Choice(await find(admin), named=False)
+        if not confirmed(action, choice, yes=yes):
+            return 1
+        return await carry_out(admin, action, choice, as_json=as_json)
 
 
 def confirmed(action: Action, choice: Choice, *, yes: bool) -> bool:
@@ -87,7 +104,7 @@ async def carry_out(admin: Admin, action: Action, choice: Choice, *, as_json: bo
     with _progress(action, len(ids), quiet=as_json or choice.named) as advance:
         for start in range(0, len(ids), _BATCH):
             batch = ids[start : start + _BATCH]
-            for key, those in (await action.act(batch)).items():
+            for key, those in (await action.act(admin, batch)).items():
                 outcome[key].extend(those)
             advance(len(batch))
     acted_on = {done for those in outcome.values() for done in those}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,15 @@ import click
 from slayq_server.cli import bulk
 from slayq_server.cli.database import connected
 from slayq_server.cli.options import (
-    before_id,
+    bulk_options,
     composed,
-    database_option,
     event_filter,
-    json_option,
+    ids_argument,
     key_filter,
-    limit_option,
+    list_options,
     moment,
-    payload_option,
     queue_filter,
-    yes_option,
+    show_options,
 )
 from slayq_server.cli.output import RawJson, print_fields, print_json, print_payload, print_table, say
 from slayq_server.db.admin_rows import DeadFilter
@@ -29,31 +28,47 @@ from slayq_server.errors import NotFound
 from slayq_server.model import DeadReason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from slayq_server.db.admin import Admin
 
-_filters = composed(
-    queue_filter,
-    click.option(
-        "--reason",
-        "reasons",
-        multiple=True,
-        type=click.Choice([reason.value for reason in DeadReason]),
-        help="Only those that died for this reason (repeatable).",
-    ),
-    event_filter,
-    key_filter,
-    click.option("--died-before", type=moment, metavar="TIME", help="Only those that died before this time."),
-)
+
+def _filtered(command: Callable[..., int]) -> Any:
+    """Gives a command the options that choose dead letters, as its argument `wanted`."""
+
+    @composed(
+        queue_filter,
+        click.option(
+            "--reason",
+            "reasons",
+            multiple=True,
+            type=click.Choice([reason.value for reason in DeadReason]),
+            help="Only those that died for this reason (repeatable).",
+        ),
+        event_filter,
+        key_filter,
+        click.option("--died-before", type=moment, metavar="TIME", help="Only those that died before this time."),
+    )
+    @functools.wraps(command)
+    def with_filter(
+        queues: tuple[str, ...],
+        reasons: tuple[str, ...],
+        event: str | None,
+        key: str | None,
+        died_before: datetime | None,
+        **others: Any,
+    ) -> int:
+        return command(wanted=DeadFilter(queues, reasons, event, key, died_before), **others)
+
+    return with_filter
+
+
 _choice = composed(
-    click.argument("ids", nargs=-1, type=int, metavar="[ID]..."),
-    _filters,
+    ids_argument,
+    _filtered,
     click.option("--all", "everything", is_flag=True, help="All dead letters."),
-    yes_option,
-    json_option,
-    database_option,
+    bulk_options,
 )
 
 
@@ -63,20 +78,9 @@ def dead() -> None:
 
 
 @dead.command("list")
-@composed(_filters, limit_option, before_id, json_option, database_option)
-def list_dead(
-    queues: tuple[str, ...],
-    reasons: tuple[str, ...],
-    event: str | None,
-    key: str | None,
-    died_before: datetime | None,
-    limit: int,
-    before_id: int | None,
-    as_json: bool,
-    database_url: str | None,
-) -> int:
+@composed(_filtered, list_options)
+def list_dead(wanted: DeadFilter, limit: int, before_id: int | None, as_json: bool, database_url: str | None) -> int:
     """List dead letters, newest job first."""
-    wanted = DeadFilter(queues, reasons, event, key, died_before)
     return asyncio.run(_list(database_url, wanted, limit, before_id, as_json=as_json))
 
 
@@ -112,7 +116,7 @@ async def _list(database_url: str | None, wanted: DeadFilter, limit: int, below:
 
 @dead.command()
 @click.argument("letter_id", type=int, metavar="ID")
-@composed(payload_option, json_option, database_option)
+@show_options
 def show(letter_id: int, with_payload: bool, as_json: bool, database_url: str | None) -> int:
     """Show one dead letter, with its last error and its payload."""
     return asyncio.run(_show(database_url, letter_id, with_payload=with_payload, as_json=as_json))
@@ -161,92 +165,63 @@ async def _not_there(admin: Admin, letter_id: int) -> NotFound:
     return NotFound(f"there is no dead letter {letter_id}: it was put back, removed, or never was")
 
 
+async def _put_back(admin: Admin, batch: list[int]) -> dict[str, Sequence[int]]:
+    return {"redriven": await admin.redrive(batch)}
+
+
+_REDRIVE = bulk.Action(
+    verb="redrive",
+    done={"redriven": "put back"},
+    noun="dead letter",
+    act=_put_back,
+    place="dead_letter",
+    still_there="a live job has its key: it stays a dead letter",
+    incomplete_fails=True,
+)
+
+
 @dead.command()
 @_choice
-def redrive(
-    ids: tuple[int, ...],
-    queues: tuple[str, ...],
-    reasons: tuple[str, ...],
-    event: str | None,
-    key: str | None,
-    died_before: datetime | None,
-    everything: bool,
-    yes: bool,
-    as_json: bool,
-    database_url: str | None,
-) -> int:
+def redrive(**given: Any) -> int:
     """Put dead letters back as jobs.
 
     They keep their ids and finished steps, start again at attempt 1 and are due at once. One whose key a live job has
     by now stays a dead letter.
     """
-    wanted = DeadFilter(queues, reasons, event, key, died_before)
-    named = bulk.check_choice(ids, filtered=wanted != DeadFilter(), everything=everything)
-    return asyncio.run(_redrive(database_url, ids if named else wanted, yes=yes, as_json=as_json))
+    return _act_on(_REDRIVE, **given)
 
 
-async def _redrive(database_url: str | None, wanted: Sequence[int] | DeadFilter, *, yes: bool, as_json: bool) -> int:
-    async with connected(database_url) as admin:
+async def _remove(admin: Admin, batch: list[int]) -> dict[str, Sequence[int]]:
+    return {"purged": await admin.purge(batch)}
 
-        async def act(batch: list[int]) -> dict[str, Sequence[int]]:
-            return {"redriven": await admin.redrive(batch)}
 
-        action = bulk.Action(
-            verb="redrive",
-            done={"redriven": "put back"},
-            noun="dead letter",
-            act=act,
-            place="dead_letter",
-            still_there="a live job has its key: it stays a dead letter",
-            incomplete_fails=True,
-        )
-        return await _on_letters(admin, action, wanted, yes=yes, as_json=as_json)
+_PURGE = bulk.Action(
+    verb="purge",
+    done={"purged": "removed"},
+    noun="dead letter",
+    act=_remove,
+    place="dead_letter",
+    still_there="it died again meanwhile",
+)
 
 
 @dead.command()
 @_choice
-def purge(
+def purge(**given: Any) -> int:
+    """Remove dead letters for good."""
+    return _act_on(_PURGE, **given)
+
+
+def _act_on(
+    action: bulk.Action,
+    *,
     ids: tuple[int, ...],
-    queues: tuple[str, ...],
-    reasons: tuple[str, ...],
-    event: str | None,
-    key: str | None,
-    died_before: datetime | None,
+    wanted: DeadFilter,
     everything: bool,
     yes: bool,
     as_json: bool,
     database_url: str | None,
 ) -> int:
-    """Remove dead letters for good."""
-    wanted = DeadFilter(queues, reasons, event, key, died_before)
-    named = bulk.check_choice(ids, filtered=wanted != DeadFilter(), everything=everything)
-    return asyncio.run(_purge(database_url, ids if named else wanted, yes=yes, as_json=as_json))
-
-
-async def _purge(database_url: str | None, wanted: Sequence[int] | DeadFilter, *, yes: bool, as_json: bool) -> int:
-    async with connected(database_url) as admin:
-
-        async def act(batch: list[int]) -> dict[str, Sequence[int]]:
-            return {"purged": await admin.purge(batch)}
-
-        action = bulk.Action(
-            verb="purge",
-            done={"purged": "removed"},
-            noun="dead letter",
-            act=act,
-            place="dead_letter",
-            still_there="it died again meanwhile",
-        )
-        return await _on_letters(admin, action, wanted, yes=yes, as_json=as_json)
-
-
-async def _on_letters(
-    admin: Admin, action: bulk.Action, wanted: Sequence[int] | DeadFilter, *, yes: bool, as_json: bool
-) -> int:
-    if isinstance(wanted, DeadFilter):
-        choice = bulk.Choice(await admin.dead_ids(wanted), named=False)
-    else:
-        choice = bulk.Choice(list(wanted), named=True)
-    if not bulk.confirmed(action, choice, yes=yes):
-        return 1
-    return await bulk.carry_out(admin, action, choice, as_json=as_json)
+    bulk.check_choice(ids, filtered=wanted != DeadFilter(), everything=everything)
+    acting = bulk.run(database_url, action, ids, lambda admin: admin.dead_ids(wanted), yes=yes, as_json=as_json)
+    return asyncio.run(acting)

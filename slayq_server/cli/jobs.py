@@ -11,16 +11,14 @@ import click
 from slayq_server.cli import bulk
 from slayq_server.cli.database import connected
 from slayq_server.cli.options import (
-    before_id,
+    bulk_options,
     composed,
-    database_option,
     event_filter,
-    json_option,
+    ids_argument,
     key_filter,
-    limit_option,
-    payload_option,
+    list_options,
     queue_filter,
-    yes_option,
+    show_options,
 )
 from slayq_server.cli.output import RawJson, print_fields, print_json, print_payload, print_table, say
 from slayq_server.db.admin_rows import JobFilter
@@ -42,7 +40,6 @@ _match_filter = click.option(
     metavar="KEY=VALUE",
     help="Only where the member KEY of the payload's data is VALUE, compared as text; needs --event.",
 )
-_ids = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
 
 
 @click.group()
@@ -51,8 +48,7 @@ def jobs() -> None:
 
 
 @jobs.command("list")
-@composed(queue_filter, _state_filter, event_filter, key_filter, _match_filter, limit_option, before_id)
-@composed(json_option, database_option)
+@composed(queue_filter, _state_filter, event_filter, key_filter, _match_filter, list_options)
 def list_jobs(
     queues: tuple[str, ...],
     states: tuple[str, ...],
@@ -102,7 +98,7 @@ async def _list(database_url: str | None, wanted: JobFilter, limit: int, below: 
 @jobs.command()
 @click.argument("job_id", type=int, required=False, metavar="[ID]")
 @click.option("--key", metavar="KEY", help="The job's key, in place of its id.")
-@composed(payload_option, json_option, database_option)
+@show_options
 def show(job_id: int | None, key: str | None, with_payload: bool, as_json: bool, database_url: str | None) -> int:
     """Show one job, with what it waits for, its last error and its payload."""
     if (job_id is None) == (key is None):
@@ -167,14 +163,28 @@ async def _not_there(admin: Admin, job_id: int | None, key: str | None) -> NotFo
             return NotFound(f"there is no job {job_id}: it is done, was cancelled, or never was")
 
 
+async def _hurry(admin: Admin, batch: list[int]) -> dict[str, Sequence[int]]:
+    return {"retried": await admin.retry(batch)}
+
+
+_RETRY = bulk.Action(
+    verb="retry",
+    done={"retried": "due now"},
+    noun="job",
+    act=_hurry,
+    place="job",
+    still_there="it is {state}, so there is nothing to hurry",
+)
+
+
 @jobs.command()
-@_ids
+@ids_argument
 @composed(queue_filter, event_filter, key_filter, _match_filter)
 @click.option("--all", "everything", is_flag=True, help="All that failed and wait for their next attempt.")
 @click.option(
     "--delayed", is_flag=True, help="With filters or --all: also those that were to run later, sleep, or wait."
 )
-@composed(yes_option, json_option, database_option)
+@bulk_options
 def retry(
     ids: tuple[int, ...],
     queues: tuple[str, ...],
@@ -194,32 +204,31 @@ def retry(
     """
     wanted = JobFilter(queues, ("scheduled",), event, key, _match(match, event), failed=None if delayed else True)
     filtered = bool(queues or event or key or match)
-    named = bulk.check_choice(ids, filtered=filtered, everything=everything)
-    return asyncio.run(_retry(database_url, ids if named else wanted, yes=yes, as_json=as_json))
+    bulk.check_choice(ids, filtered=filtered, everything=everything)
+    acting = bulk.run(database_url, _RETRY, ids, lambda admin: admin.job_ids(wanted), yes=yes, as_json=as_json)
+    return asyncio.run(acting)
 
 
-async def _retry(database_url: str | None, wanted: Sequence[int] | JobFilter, *, yes: bool, as_json: bool) -> int:
-    async with connected(database_url) as admin:
+async def _remove(admin: Admin, batch: list[int]) -> dict[str, Sequence[int]]:
+    cancelled = await admin.cancel(batch)
+    return {"removed": cancelled.removed, "marked": cancelled.marked}
 
-        async def act(batch: list[int]) -> dict[str, Sequence[int]]:
-            return {"retried": await admin.retry(batch)}
 
-        action = bulk.Action(
-            verb="retry",
-            done={"retried": "due now"},
-            noun="job",
-            act=act,
-            place="job",
-            still_there="it is {state}, so there is nothing to hurry",
-        )
-        return await _on_jobs(admin, action, wanted, yes=yes, as_json=as_json)
+_CANCEL = bulk.Action(
+    verb="cancel",
+    done={"removed": "removed", "marked": "in delivery marked: nothing comes back once that ends"},
+    noun="job",
+    act=_remove,
+    place="job",
+    still_there="it is {state}",
+)
 
 
 @jobs.command()
-@_ids
+@ids_argument
 @composed(queue_filter, _state_filter, event_filter, key_filter, _match_filter)
 @click.option("--all", "everything", is_flag=True, help="All jobs.")
-@composed(yes_option, json_option, database_option)
+@bulk_options
 def cancel(
     ids: tuple[int, ...],
     queues: tuple[str, ...],
@@ -239,38 +248,9 @@ def cancel(
     """
     wanted = JobFilter(queues, states, event, key, _match(match, event))
     filtered = bool(queues or states or event or key or match)
-    named = bulk.check_choice(ids, filtered=filtered, everything=everything)
-    return asyncio.run(_cancel(database_url, ids if named else wanted, yes=yes, as_json=as_json))
-
-
-async def _cancel(database_url: str | None, wanted: Sequence[int] | JobFilter, *, yes: bool, as_json: bool) -> int:
-    async with connected(database_url) as admin:
-
-        async def act(batch: list[int]) -> dict[str, Sequence[int]]:
-            cancelled = await admin.cancel(batch)
-            return {"removed": cancelled.removed, "marked": cancelled.marked}
-
-        action = bulk.Action(
-            verb="cancel",
-            done={"removed": "removed", "marked": "in delivery marked: nothing comes back once that ends"},
-            noun="job",
-            act=act,
-            place="job",
-            still_there="it is {state}",
-        )
-        return await _on_jobs(admin, action, wanted, yes=yes, as_json=as_json)
-
-
-async def _on_jobs(
-    admin: Admin, action: bulk.Action, wanted: Sequence[int] | JobFilter, *, yes: bool, as_json: bool
-) -> int:
-    if isinstance(wanted, JobFilter):
-        choice = bulk.Choice(await admin.job_ids(wanted), named=False)
-    else:
-        choice = bulk.Choice(list(wanted), named=True)
-    if not bulk.confirmed(action, choice, yes=yes):
-        return 1
-    return await bulk.carry_out(admin, action, choice, as_json=as_json)
+    bulk.check_choice(ids, filtered=filtered, everything=everything)
+    acting = bulk.run(database_url, _CANCEL, ids, lambda admin: admin.job_ids(wanted), yes=yes, as_json=as_json)
+    return asyncio.run(acting)
 
 
 def _match(match: str | None, event: str | None) -> tuple[str, str] | None:

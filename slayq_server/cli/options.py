@@ -29,6 +29,7 @@ payload_option = click.option(
 database_option = click.option(
     "--database-url", metavar="URL", help="The database; default: SLAY_Q_DATABASE_URL, also from a .env file here."
 )
+ids_argument = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
 
 
 def composed(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -40,6 +41,11 @@ def composed(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return command
 
     return decorate
+
+
+list_options = composed(limit_option, before_id, json_option, database_option)
+show_options = composed(payload_option, json_option, database_option)
+bulk_options = composed(yes_option, json_option, database_option)
 
 
 def moment(text: str) -> datetime:
