@@ -58,3 +58,18 @@ def test_a_pool_is_paused_when_all_of_its_names_are() -> None:
     pools.set_paused(frozenset({"mail", "post"}))
     assert 0 == held.free
     assert [held] == pools.set_paused(frozenset({"post"}))
+
+
+def test_a_pool_is_full_by_its_deliveries_alone() -> None:
+    """What a lease on its way has reserved may yet be free; of a cluster's limit the slots held count."""
+    held = pool(limit=2)
+    held.reserved = 2
+    assert (False, 0) == (held.full, held.free)
+    held.in_flight = 2
+    assert held.full
+    shared = pool(limit=2, cluster=True)
+    assert shared.full
+    shared.slots = 1
+    assert not shared.full
+    shared.in_flight = 1
+    assert shared.full

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -373,3 +375,11 @@ def test_times_come_out_in_utc() -> None:
     assert isinstance(call, WaitForEvent)
     assert datetime(2030, 1, 1, 12, tzinfo=timezone(timedelta(hours=-5))) == call.expires_at
     assert UTC is call.expires_at.tzinfo
+
+
+def test_the_fields_are_documented() -> None:
+    """The table of docs/rpc.md has each task with its fields, in order."""
+    page = (Path(__file__).parents[2] / "docs" / "rpc.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", page, flags=re.MULTILINE)
+    documented = {task: re.findall(r"`(\w+)`", fields) for task, fields in rows}
+    assert documented == {task.value: list(body) for task, (body, _) in FULL.items()}
