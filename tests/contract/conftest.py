@@ -1,4 +1,4 @@
-"""The worlds of the contract suite: one at a time, made when its first test asks for it."""
+"""The worlds of the contract suite: one for each class of tests."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.world import Setting, World
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slayq_server.dev.cluster import Cluster
+    from tests.contract.world import Setting, World
     from tests.support.databases import Databases
 
-pytest.register_assert_rewrite("tests.contract.scenarios")
+pytest.register_assert_rewrite("tests.contract.scenarios", "tests.contract.world")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="class")
 def world(
     request: pytest.FixtureRequest, cluster: Cluster, databases: Databases, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
-    """All scenarios at the same time in the setting that the test names."""
-    # Imported once their assertions are sure to be rewritten.
+    """All scenarios at the same time in the setting of the class."""
     from tests.contract.scenarios import ALL
+    from tests.contract.world import World
 
-    setting: Setting = request.param
+    setting: Setting = request.cls.setting
     name = databases.create_migrated()
-    folder = tmp_path_factory.mktemp(str(setting))
-    with World(setting, cluster.url(name), folder, ALL) as running:
+    with World(setting, cluster.url(name), tmp_path_factory.mktemp(str(setting)), ALL) as running:
         yield running
     databases.drop(name)

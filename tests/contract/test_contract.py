@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
-
-import pytest
-
-from tests.contract.scenarios import ALL
-from tests.contract.world import ENDED, Setting, World
-
-SETTINGS = [Setting(variant, driver) for variant, driver in itertools.product(("python", "node"), ("postgres", "rpc"))]
+from tests.contract.suite import Contract
+from tests.contract.world import Setting
 
 
-@pytest.mark.parametrize("scenario", [*ALL, ENDED])
-@pytest.mark.parametrize("world", SETTINGS, ids=str, indirect=True, scope="session")
-def test_scenario(world: World, scenario: str) -> None:
-    """The app sees what protocol v1 promises, and the database holds what is recorded: see scenarios/."""
-    world.outcome(scenario)
+class TestPythonPostgres(Contract):
+    """The app calls the SQL functions."""
+
+    setting = Setting("python", "postgres")
+
+
+class TestPythonRpc(Contract):
+    """The app calls the daemon over HTTP."""
+
+    setting = Setting("python", "rpc")
+
+
+class TestNodePostgres(Contract):
+    """JavaScript's own JSON, and the SQL functions."""
+
+    setting = Setting("node", "postgres")
+
+
+class TestNodeRpc(Contract):
+    """JavaScript's own JSON, and HTTP."""
+
+    setting = Setting("node", "rpc")

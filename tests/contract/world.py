@@ -356,7 +356,8 @@ class World:
         await self.until(lambda: not self.jobs, "no job is left")
         assert [] == [entry for entry in self.app.entries if entry["kind"] == "refused"]
         letters = sorted(letter["event"] for letter in self.dead)
-        assert sorted(GIVEN_UP) == (letters if self.steady else sorted(set(letters)))
+        # A report that comes after its daemon's death and the dead letter starts the job afresh: a second letter.
+        assert GIVEN_UP == (letters if self.steady else sorted(set(letters) - {"steps/hopeless"}))
         async with asyncio.timeout(20):
             assert 0 == await self._pool.fetchval("select count(*) from slayq.wait")
 

@@ -37,8 +37,9 @@ async def a_step_that_always_throws(world: World) -> None:
     tag = world.tag()
     key = await world.send("steps/hopeless", tag=tag)
     letter = await world.letter(key)
-    assert ("attempts-exhausted", 4, 4) == (letter["reason"], letter["attempts"], letter["max_attempts"])
+    assert (4, 4) == (letter["attempts"], letter["max_attempts"])
     if world.steady:
+        assert "attempts-exhausted" == letter["reason"]
         assert [1, 2, 3, 4] == world.retries(key)
         assert ["kept", "broken", "broken", "broken", "broken"] == world.steps(key)
         assert {"kept": "kept"} == json.loads(letter["payload"])["cache"]
@@ -49,8 +50,8 @@ async def a_step_that_always_throws(world: World) -> None:
     await world.set_flag(f"mended {tag}")
     await world.cli("dead", "redrive", str(letter["id"]))
     assert "kept" == await world.result(key)
-    assert [] == world.letters(key)
     if world.steady:
+        assert [] == world.letters(key)
         assert (1, {"kept": "kept"}) == (world.retries(key)[4], world.caches(key)[4])
         assert ["broken"] == world.steps(key)[5:]
 
