@@ -37,6 +37,12 @@ demo: $(READY) ## Send sample jobs through it all, and check that each ends as i
 test: $(READY) ## Run all tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
+# The default run has the contract suite on one daemon; this is all of it, with two daemons and with kills.
+.PHONY: contract
+contract: $(READY) ## Run what a stock app relies on: in every variant, with one and two daemons, and with kills
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal -m 'contract_long or not contract_long' \
+		tests/contract $(ARGS)
+
 .PHONY: test-majors
 test-majors: $(READY) ## Run the tests of the SQL and the migrations on each other version of Postgres found here
 	@set -e; majors=$$($(BIN)/python -m tests.support.majors); for each in $$majors; do \
