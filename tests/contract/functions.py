@@ -100,7 +100,7 @@ async def waits(run: Run) -> Any:
 
 @function("invoke/caller")
 async def calls(run: Run) -> Any:
-    return {"answer": await run.invoke("call", run.data["callee"], run.data["pass"], run.data["ms"])}
+    return {"answer": await run.invoke("call", run.data["callee"], run.data["given"], run.data["ms"])}
 
 
 @function("invoke/callee")

@@ -239,14 +239,25 @@ class World:
 
     # What scenarios see.
 
-    def log(self, kind: str, key: str | None, **facts: Any) -> list[Entry]:
+    def logged(self, kind: str, **facts: Any) -> list[Entry]:
+        """What the app has logged of this kind that has these facts in it."""
+        return [
+            entry
+            for entry in self.app.entries
+            if entry["kind"] == kind and all(entry.get(name) == value for name, value in facts.items())
+        ]
+
+    def log(self, kind: str, key: str, **facts: Any) -> list[Entry]:
         """What the app has logged of this kind for a job."""
-        wanted = {"kind": kind, "key": key, **facts}
-        return [entry for entry in self.app.entries if wanted.items() <= entry.items()]
+        return self.logged(kind, key=key, **facts)
+
+    def delivered(self, **facts: Any) -> list[Entry]:
+        """The deliveries with these facts in them, of whatever job."""
+        return self.logged("delivery", **facts)
 
     def deliveries(self, key: str) -> list[Entry]:
         """The deliveries of a job, continuations included."""
-        return self.log("delivery", key)
+        return self.delivered(key=key)
 
     def retries(self, key: str) -> list[int]:
         """The `retry` of each delivery of a job."""
@@ -354,7 +365,7 @@ class World:
         """Whatever happened, in the end no job and no wait is left, and every delivery was one that the app trusts."""
         assert [] == [name for name, outcome in self._outcomes.items() if outcome.done() and outcome.exception()]
         await self.until(lambda: not self.jobs, "no job is left")
-        assert [] == [entry for entry in self.app.entries if entry["kind"] == "refused"]
+        assert [] == self.logged("refused")
         letters = sorted(letter["event"] for letter in self.dead)
         # A report that comes after its daemon's death and the dead letter starts the job afresh: a second letter.
         assert GIVEN_UP == (letters if self.steady else sorted(set(letters) - {"steps/hopeless"}))

@@ -72,7 +72,7 @@ define('wait/event', async (run) => {
 });
 
 define('invoke/caller', async (run) => ({
-  answer: await run.invoke('call', run.data.callee, run.data.pass, run.data.ms),
+  answer: await run.invoke('call', run.data.callee, run.data.given, run.data.ms),
 }));
 
 define('invoke/callee', async (run) => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ async def cancel_by_values_that_are_no_text(world: World) -> None:
     for user, key in zip(users, keys, strict=True):
         assert world.live(key)
         await world.send("cancel/stop", user=user)
-        await world.until(lambda key=key: not world.live(key), f"the one of user {user!r} is gone")
+        await world.until(partial(_is_gone, world, key), f"the one of user {user!r} is gone")
+
+
+def _is_gone(world: World, key: str) -> bool:
+    return not world.live(key)
 
 
 async def _cancel_while_delivered(world: World, does: str) -> None:
@@ -94,21 +99,19 @@ async def a_function_that_its_own_event_cancels(world: World) -> None:
 
 async def the_minute_tick(world: World) -> None:
     """Job key "cron", event "cron", data {}: the app runs its own crontabs that are due, in memory."""
-    ticks = len(world.log("delivery", "cron", event="cron"))
-    minutes = len(_started(world, "cron/minute"))
+    ticks = len(world.delivered(event="cron"))
+    minutes = len(world.delivered(event="cron/minute"))
     await world.execute("update slayq.schedule set next_at = clock_timestamp() where kind = 'tick'")
-    await world.until(lambda: len(world.log("delivery", "cron", event="cron")) > ticks, "the tick has been delivered")
-    tick = world.log("delivery", "cron", event="cron")[ticks]
+    await world.until(lambda: len(world.delivered(event="cron")) > ticks, "the tick has been delivered")
+    tick = world.delivered(event="cron")[ticks]
     assert ({}, None) == (tick["data"], tick["cache"])
     assert ["job_key", "retry", "time", "event", "data"] == tick["members"]
     if world.steady:
         assert 1 == tick["retry"]
-    await world.until(lambda: len(_started(world, "cron/minute")) > minutes, "what the app's crontab says has run")
-    assert [] == _started(world, "cron/never")
-
-
-def _started(world: World, event: str) -> list[str]:
-    return [entry["key"] for entry in world.app.entries if entry["kind"] == "delivery" and entry["event"] == event]
+    await world.until(
+        lambda: len(world.delivered(event="cron/minute")) > minutes, "what the app's crontab says has run"
+    )
+    assert [] == world.delivered(event="cron/never")
 
 
 SCENARIOS = [
