@@ -37,11 +37,11 @@ demo: $(READY) ## Send sample jobs through it all, and check that each ends as i
 test: $(READY) ## Run all tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
-# The default run has the contract suite on one daemon; this is all of it, with two daemons and with kills.
+# `make test` has the contract suite on one daemon; this is all of it, with two daemons and with kills. A class of tests
+# shares an app, daemons and a database, so it stays with one worker.
 .PHONY: contract
 contract: $(READY) ## Run what a stock app relies on: in every variant, with one and two daemons, and with kills
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal -m 'contract_long or not contract_long' \
-		tests/contract $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope -m '' tests/contract $(ARGS)
 
 .PHONY: test-majors
 test-majors: $(READY) ## Run the tests of the SQL and the migrations on each other version of Postgres found here
