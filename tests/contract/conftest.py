@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from slayq_server.dev.cluster import Cluster
-    from tests.contract.world import Setting, World
+    from tests.contract.app_process import Setting
+    from tests.contract.world import World
     from tests.support.databases import Databases
 
 pytest.register_assert_rewrite("tests.contract.scenarios", "tests.contract.world")

@@ -10,7 +10,8 @@ from tests.contract.scenarios import ALL
 from tests.contract.world import ENDED
 
 if TYPE_CHECKING:
-    from tests.contract.world import Setting, World
+    from tests.contract.app_process import Setting
+    from tests.contract.world import World
 
 
 class Contract:

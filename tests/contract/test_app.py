@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from tests.contract.world import Setting, World
+from tests.contract.app_process import Setting
+from tests.contract.world import World
 from tests.support.endpoint import SECRET
 
 if TYPE_CHECKING:

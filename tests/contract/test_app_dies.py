@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.contract.world import Setting, World
+from tests.contract.app_process import Setting
+from tests.contract.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tests.contract.app_process import Setting
 from tests.contract.suite import Contract
-from tests.contract.world import Setting
 
 
 class TestPythonPostgres(Contract):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.contract.app_process import Setting
 from tests.contract.suite import Contract
-from tests.contract.world import Setting
 
 KILLS = 8
 

@@ -7,31 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import random
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import asyncpg
 
+from tests.contract.app_process import App, Entry, Setting
 from tests.support.daemon import Daemons, Running
-from tests.support.endpoint import SECRET
-from tests.support.npm import node, npm_project
 from tests.support.process import Finished, Program, run_program
-from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-HERE = Path(__file__).parent
 BACKOFF = {"base": 0.3, "factor": 2, "jitter": 0}
 DELAYS = [300, 600, 1200]
 """Milliseconds that BACKOFF waits after the first, second and third attempt."""
@@ -43,108 +36,6 @@ LIMIT = 60.0
 """Seconds in which whatever a scenario waits for must come about, unless daemons are being killed."""
 
 Scenario = Callable[["World"], Awaitable[None]]
-Entry = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a world is made of."""
-
-    variant: str
-    """`python` or `node`."""
-    driver: str
-    """`postgres` or `rpc`."""
-    daemons: int = 1
-    kills: int = 0
-    """How many daemons are killed while the scenarios run; they run again and again until then."""
-
-    def __str__(self) -> str:
-        return f"{self.variant}-{self.driver}" + (f"-{self.daemons}-daemons" if self.daemons > 1 else "")
-
-
-@dataclass
-class App:
-    """The stand-in: its process, and what its log says so far."""
-
-    setting: Setting
-    database_url: str
-    folder: Path
-    stack: ExitStack
-    entries: list[Entry] = field(default_factory=list)
-    port: int = 0
-    program: Program | None = None
-    _bases: list[str] = field(default_factory=list)
-    _read: int = 0
-    _starts: int = 0
-
-    @property
-    def origin(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """Where callbacks go."""
-        return f"{self.origin}/slayq"
-
-    async def start(self) -> None:
-        """Starts the process, again at the same port, and waits until it listens."""
-        if self.setting.variant == "node":
-            packages = await asyncio.to_thread(npm_project, HERE / "node")
-            command = [node(), str(HERE / "node" / "app.mjs")]
-        else:
-            packages = HERE
-            command = [sys.executable, "-m", "tests.contract.app"]
-        env = {
-            "STANDIN_DRIVER": self.setting.driver,
-            "STANDIN_LOG": str(self._log),
-            "STANDIN_PACKAGES": str(packages),
-            "STANDIN_PATIENCE": "30" if self.setting.kills else "0",
-            "STANDIN_PORT": str(self.port),
-            "SLAY_Q_DATABASE_URL": self.database_url,
-            "SLAY_Q_WORKER_SECRET": SECRET,
-        }
-        self._starts += 1
-        self.program = program = self.stack.enter_context(
-            Program(self.folder / f"app-{self._starts}", command=command, env=env)
-        )
-
-        def listening() -> list[int]:
-            assert program.code is None, program.report()
-            self.entries += self.news()
-            ports = [entry["port"] for entry in self.entries if entry["kind"] == "listening"]
-            return ports if len(ports) == self._starts else []
-
-        self.port = (await wait_until(listening, 20.0, "the app to listen"))[-1]
-        await self.connect(self._bases)
-
-    @property
-    def _log(self) -> Path:
-        return self.folder / "app.log"
-
-    def news(self) -> list[Entry]:
-        """What has been logged since the last time; the caller adds it to `entries`."""
-        if not self._log.exists():
-            return []
-        with self._log.open("rb") as log:
-            log.seek(self._read)
-            text = log.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._read += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
-
-    async def control(self, **asked: Any) -> Any:
-        """Tells the app to do something; what it gives."""
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
-            session.post(f"{self.origin}/control", json=asked) as answer,
-        ):
-            assert answer.status == 200, await answer.text()
-            return await answer.json()
-
-    async def connect(self, bases: list[str]) -> None:
-        """Tells the app where the daemons' HTTP servers are."""
-        self._bases = bases
-        await self.control(do="connect", bases=bases)
 
 
 class World:
@@ -168,6 +59,7 @@ class World:
         self._looked = asyncio.Condition()
         self._over: Callable[[], object] = lambda: None
         self._stack = ExitStack()
+        self.app = App(setting, database_url, folder, self._stack)
         self._programs = 0
         self._running: list[Running] = []
         self._thread = threading.Thread(target=self._live, name=f"world {setting}")
@@ -324,7 +216,6 @@ class World:
 
     async def _main(self) -> None:
         try:
-            self.app = App(self.setting, self.database_url, self.folder, self._stack)
             await self.app.start()
             self._daemons = Daemons(self._start_program, self.database_url, self.app.origin, self.folder)
             await asyncio.gather(*(self._start_daemon() for _ in range(self.setting.daemons)))
