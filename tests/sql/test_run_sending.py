@@ -114,7 +114,7 @@ async def test_bad_manifests(connection: asyncpg.Connection, given: str, names: 
 
 
 async def test_schedules_of_functions(connection: asyncpg.Connection) -> None:
-    """A new cron waits to be planned; the same text stays planned; another is planned anew; a manifest without it ends it."""
+    """A new cron text waits to be planned, the same one stays planned; a manifest without it ends the schedule."""
     nightly = {"event": "shop/nightly", "cron": "0 3 * * *"}
 
     async def schedules() -> list[tuple[Any, ...]]:

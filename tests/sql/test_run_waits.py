@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import asyncpg
 import pytest
 
 from tests.sql.runs import CANCELLED, PAID, PLACED, RENDER, RunsDaemon, Segment, make_steps_due, register, send
 from tests.sql.support import count
 
 if TYPE_CHECKING:
+    import asyncpg
+
     from tests.conftest import Connect
     from tests.sql.support import Daemon
 
@@ -56,7 +57,7 @@ async def test_values_are_compared_as_javascript_prints_them(
 
 
 async def test_an_event_that_came_first(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
-    """A wait looks back to the start of its run, also to an event that has been matched, and has its outcome at once."""
+    """A wait looks back to the start of its run, also to events that were matched: it has its outcome at once."""
     segment = await placed(connection, runs)
     await send(connection, PAID, {"order": 7})
     await runs.match()

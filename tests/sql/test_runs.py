@@ -1,4 +1,4 @@
-"""Runs of durable functions: sent, leased, their journal written down step by step, suspended, ended, retried, buried."""
+"""Runs of durable functions: leased, their journal written down, suspended, ended, tried again, buried."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import asyncpg
 import pytest
 
 from tests.sql.runs import PLACED, Raw, RunsDaemon, make_steps_due, register, send
 from tests.sql.support import URL, count
 
 if TYPE_CHECKING:
+    import asyncpg
+
     from tests.sql.support import Daemon
 
 ERROR = {"type": "ValueError", "message": "no", "trace": ""}
