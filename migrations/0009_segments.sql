@@ -3,25 +3,30 @@
 
 -- What a segment starts from, as JSON: all that the job's row does not say itself. Outputs go in as they are stored.
 create function slayq._run_1(job slayq.job) returns json
-language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
-    select format(
+language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+declare
+    url text;
+    seen bigint;
+    steps text;
+begin
+    select to_json(f.url) into url from slayq.function f where f.event = job.event;
+    select max(s.number), string_agg(concat(
+        '{"name":', to_json(s.name), ',"kind":"', s.kind, '","state":"', s.state, '"',
+        case when s.state = 'done' then ',"output":' || coalesce(s.output::text, 'null') end,
+        case when s.error is not null then ',"error":' || s.error::text end,
+        case when s.attempts > 0 then ',"attempts":' || s.attempts end,
+        case when s.kind = 'run' and s.state = 'pending' then ',"retry_in_ms":'
+            || greatest(0, ceil(extract(epoch from coalesce(s.due_at, now()) - clock_timestamp()) * 1000)) end,
+        '}'
+    ), ',' order by s.number nulls last, s.created_at, s.name) into seen, steps
+    from slayq.step s where s.job_id = job.id;
+    return format(
         '{"id":"%s","url":%s,"created_at":"%s","delivery_failures":%s,"traceparent":%s,"seen":%s,"steps":[%s]}',
-        job.run_id, coalesce((select to_json(f.url) from slayq.function f where f.event = job.event)::text, 'null'),
+        job.run_id, coalesce(url, 'null'),
         to_char(job.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), job.delivery_failures,
-        coalesce(to_json(job.traceparent)::text, 'null'), coalesce(steps.seen, 0), coalesce(steps.list, '')
-    )::json
-    from (
-        select max(s.number) as seen, string_agg(concat(
-            '{"name":', to_json(s.name), ',"kind":"', s.kind, '","state":"', s.state, '"',
-            case when s.state = 'done' then ',"output":' || coalesce(s.output::text, 'null') end,
-            case when s.error is not null then ',"error":' || s.error::text end,
-            case when s.attempts > 0 then ',"attempts":' || s.attempts end,
-            case when s.kind = 'run' and s.state = 'pending' then ',"retry_in_ms":'
-                || greatest(0, ceil(extract(epoch from coalesce(s.due_at, now()) - clock_timestamp()) * 1000)) end,
-            '}'
-        ), ',' order by s.number nulls last, s.created_at, s.name) as list
-        from slayq.step s where s.job_id = job.id
-    ) as steps
+        coalesce(to_json(job.traceparent)::text, 'null'), coalesce(seen, 0), coalesce(steps, '')
+    );
+end
 $$;
 
 -- Keeps waits from being added while events are matched, and the other way round (invariant H).
