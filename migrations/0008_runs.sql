@@ -54,6 +54,8 @@ create table slayq.interest (
 create index interest_function on slayq.interest (function_event);
 
 create unique index job_run on slayq.job (run_id) where run_id is not null;
+create index dead_letter_run on slayq.dead_letter (run_id) where run_id is not null;
+create index done_job_run on slayq.done_job (run_id) where run_id is not null;
 create index job_run_age on slayq.job (event, created_at) where run_id is not null;
 
 create table slayq.step (

@@ -21,6 +21,7 @@ from slayq_server.db.admin_rows import (
     WaitRow,
     WorkerRow,
 )
+from slayq_server.db.admin_runs import AdminRuns
 from slayq_server.db.pool import Pool
 from slayq_server.db.statements import query
 
@@ -42,6 +43,7 @@ class Admin:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self.runs = AdminRuns(pool)
 
     @classmethod
     @contextlib.asynccontextmanager
