@@ -77,6 +77,8 @@ create table slayq.step (
     match_value text,
     -- The event that a wait took: it counts for no later wait of the same run.
     event_id bigint,
+    -- Of the segment that said it: the same op once more is one whose flush was committed and the answer lost.
+    lease bigint,
     created_at timestamptz not null default clock_timestamp(),
     primary key (job_id, name),
     constraint ended_by_number check ((state = 'pending') = (number is null))
