@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from slayq_server.model import QueueFacts
-from tests.sql.support import Daemon, add, count, data_of, job, later, live, next_due
+from tests.sql.support import Daemon, add, blocked_by, count, data_of, job, later, live, next_due
 
 if TYPE_CHECKING:
     import asyncpg
 
     from slayq_server.db.store import Store
     from slayq_server.model import LeasedJob
+    from tests.conftest import Connect
 
 REPORT = "the app reported that a step failed"
 CACHE = {"first": {"id": 1}}
@@ -157,6 +159,49 @@ async def test_a_second_report_at_max_attempts(connection: asyncpg.Connection, d
 
     assert await count(connection) == 0
     assert [json.loads(each["payload"])["cache"] for each in letters] == [{"a": 1, "b": 2}]
+
+
+async def test_a_report_after_the_dead_letter(connection: asyncpg.Connection, daemon: Daemon, store: Store) -> None:
+    """The daemon died with the last attempt, the app reports later: the letter gets the steps, and nothing runs."""
+    await start(connection, daemon, max_attempts=1)
+    await daemon.expire(connection)
+    await store.reap(10)
+    for cache in (CACHE, {**CACHE, "second": 2}):
+        assert (await add(connection, "k", {"n": 1}, cache=cache))["id"] is None
+    (dead,) = await connection.fetch("select * from slayq.dead_letter")
+
+    assert 0 == await count(connection)
+    assert ("lease-lost", 1) == (dead["reason"], dead["attempts"])
+    assert {**CACHE, "second": 2} == json.loads(dead["payload"])["cache"]
+
+
+@pytest.mark.parametrize("change", ["died_at = now() - interval '2 hours'", "event = 'shop/other'"])
+async def test_a_report_beside_the_dead_letter_of_another_run(
+    connection: asyncpg.Connection, daemon: Daemon, change: str
+) -> None:
+    """An old letter, or one of another event, that happens to have the same key is nothing to do with it."""
+    await daemon.bury(await start(connection, daemon))
+    await connection.execute(f"update slayq.dead_letter set {change}")
+    assert (await add(connection, "k", {"n": 1}, cache=CACHE))["id"] is not None
+    assert "cache" not in json.loads(await connection.fetchval("select payload from slayq.dead_letter"))
+
+
+async def test_a_report_while_the_dead_letter_is_put_back(
+    connection: asyncpg.Connection, connect: Connect, daemon: Daemon, store: Store
+) -> None:
+    """Neither waits for the other in a circle; what is put back runs, and the report starts no second run."""
+    await start(connection, daemon, max_attempts=1)
+    await daemon.expire(connection)
+    await store.reap(10)
+    operator, app = await connect(), await connect()
+    async with operator.transaction():
+        dead = await operator.fetchval("select id from slayq.dead_letter for update")
+        async with app.transaction():
+            await add(app, "k", {"n": 1}, cache=CACHE)
+            putting_back = asyncio.ensure_future(operator.fetch("select slayq._redrive_1(array[$1::bigint])", dead))
+            await blocked_by(connection, app, operator)
+        assert 1 == len(await putting_back)
+    assert (dead, 0) == ((await live(connection, "k"))["id"], await count(connection, "dead_letter"))
 
 
 async def test_a_redriven_run_goes_on_with_its_steps(connection: asyncpg.Connection, daemon: Daemon) -> None:
