@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from slayq_server.model import QueueFacts
-from tests.sql.support import Daemon, add, blocked_by, count, data_of, job, later, live, next_due
+from tests.sql.support import Daemon, add, count, data_of, job, later, live, next_due
 
 if TYPE_CHECKING:
     import asyncpg
 
     from slayq_server.db.store import Store
     from slayq_server.model import LeasedJob
-    from tests.conftest import Connect
 
 REPORT = "the app reported that a step failed"
 CACHE = {"first": {"id": 1}}
@@ -184,24 +182,6 @@ async def test_a_report_beside_the_dead_letter_of_another_run(
     await connection.execute(f"update slayq.dead_letter set {change}")
     assert (await add(connection, "k", {"n": 1}, cache=CACHE))["id"] is not None
     assert "cache" not in json.loads(await connection.fetchval("select payload from slayq.dead_letter"))
-
-
-async def test_a_report_while_the_dead_letter_is_put_back(
-    connection: asyncpg.Connection, connect: Connect, daemon: Daemon, store: Store
-) -> None:
-    """Neither waits for the other in a circle; what is put back runs, and the report starts no second run."""
-    await start(connection, daemon, max_attempts=1)
-    await daemon.expire(connection)
-    await store.reap(10)
-    operator, app = await connect(), await connect()
-    async with operator.transaction():
-        dead = await operator.fetchval("select id from slayq.dead_letter for update")
-        async with app.transaction():
-            await add(app, "k", {"n": 1}, cache=CACHE)
-            putting_back = asyncio.ensure_future(operator.fetch("select slayq._redrive_1(array[$1::bigint])", dead))
-            await blocked_by(connection, app, operator)
-        assert 1 == len(await putting_back)
-    assert (dead, 0) == ((await live(connection, "k"))["id"], await count(connection, "dead_letter"))
 
 
 async def test_a_redriven_run_goes_on_with_its_steps(connection: asyncpg.Connection, daemon: Daemon) -> None:
