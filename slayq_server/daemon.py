@@ -27,7 +27,7 @@ from slayq_server.db.schedules import Schedules
 from slayq_server.db.store import Store
 from slayq_server.engine.delivery import Callbacks
 from slayq_server.engine.dispatch import Dispatcher
-from slayq_server.engine.leasing import LANES_WORD, TIMER_WORD, Leaser
+from slayq_server.engine.leasing import LANES_WORD, QUEUES_WORD, TIMER_WORD, Leaser
 from slayq_server.engine.pools import Pools
 from slayq_server.engine.promoter import Promoter
 from slayq_server.engine.scheduler import Scheduler
@@ -450,6 +450,8 @@ class Daemon:
             self._promoter.due_in(0.0)
         elif word == LANES_WORD:
             self._promoter.sweep()
+        elif word == QUEUES_WORD:
+            self._worker.look()
         else:
             self._leaser.word(word)
 

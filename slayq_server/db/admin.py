@@ -179,8 +179,8 @@ class Admin:
         async with self._pool.transaction() as connection:
             rows = await connection.fetch(query("admin_pause"), list(names), paused)
             changed = sorted(row["name"] for row in rows)
-            if changed and not paused:
-                await connection.execute(query("notify"), changed)
+            if changed:
+                await connection.execute(query("notify"), ["@queues"])
         return changed
 
     async def workers(self) -> list[WorkerRow]:

@@ -44,6 +44,8 @@ _DOUBTS = (0.0, 1.0, 5.0, 20.0)
 """Seconds after a lease whose answer was lost at which to look for jobs that it may have committed all the same."""
 TIMER_WORD = "@timer"
 LANES_WORD = "@lanes"
+QUEUES_WORD = "@queues"
+"""A queue was paused or resumed."""
 _log = structlog.get_logger()
 
 
@@ -338,7 +340,7 @@ class Leaser:
     def _wanted_words(self) -> frozenset[str]:
         if not self._listens:
             return frozenset()
-        words = {TIMER_WORD, LANES_WORD}
+        words = {TIMER_WORD, LANES_WORD, QUEUES_WORD}
         for pool in self._pools:
             if self._appetite(pool).wants:
                 words.update(pool.names)
