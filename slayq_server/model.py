@@ -26,7 +26,7 @@ class Run:
     created_at: str
     """ISO 8601."""
     steps: str
-    """JSON text of its steps as they go over the wire: those with an outcome in the order of that, then pending ones."""
+    """JSON text of its steps as they go over the wire: first those with an outcome, in the order of that."""
     seen: int
     """How far the run's record had come when it was leased: says at its suspension whether something came meanwhile."""
     delivery_failures: int = 0
@@ -60,7 +60,7 @@ class LeasedJob:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One line of an answer of protocol v2 that is to be written down. Texts of JSON are as the app has spelled them."""
+    """A line of protocol v2's answer that is to be written down. Texts of JSON are as the app has spelled them."""
 
     kind: str
     """step, step_failed, send, sleep, wait or invoke."""
