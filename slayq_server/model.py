@@ -21,8 +21,8 @@ class Run:
 
     id: str
     """A UUID."""
-    url: str
-    """Where its function is, as last registered."""
+    url: str | None
+    """Where its function is, as last registered; None: no app has it any more."""
     created_at: str
     """ISO 8601."""
     steps: str
@@ -285,6 +285,20 @@ class RunVerdict:
     """Why an op is refused."""
 
 
+@dataclass(slots=True)
+class Flushed:
+    """What became of a flush."""
+
+    verdicts: dict[int, RunVerdict] = field(default_factory=dict)
+    """By job id."""
+    ready: set[str] = field(default_factory=set)
+    """Queues that have a run to lease again."""
+    due_in: float | None = None
+    """Seconds until the first of the runs is due; None: none of them will be by itself."""
+    heard: tuple[str, ...] = ()
+    """Those of our own words that nobody else was told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Matched:
     """What a pass over unmatched events found."""
@@ -294,6 +308,8 @@ class Matched:
     """Queues that have something new to lease."""
     more: bool
     """There are some left."""
+    left_over: bool
+    """Some are to be looked at again a little later: a run that they are for was locked."""
 
 
 @dataclass(frozen=True, slots=True)

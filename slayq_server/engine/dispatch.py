@@ -163,9 +163,9 @@ class Dispatcher:
         if running is not None:
             running.task.cancel("nothing more of it is written down")
 
-    def cancel(self, job_ids: Collection[int]) -> int:
-        """Closes the deliveries of jobs that have been cancelled. How many there were."""
-        cancelled = [running for (job_id, _), running in self._running.items() if job_id in job_ids]
+    def cancel(self, leases: Collection[tuple[int, int]]) -> int:
+        """Closes the deliveries of these (job id, lease), which have been cancelled. How many there were."""
+        cancelled = [running for lease in leases if (running := self._running.get(lease)) is not None]
         for running in cancelled:
             running.task.cancel("the run is cancelled")
         return len(cancelled)

@@ -21,10 +21,10 @@ from slayq_server.engine.batches import REFUSED_PAUSE, BatchWriter
 from slayq_server.model import Outcome, OutcomeKind, RunVerdict, RunWrite, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from slayq_server.errors import DatabaseUnavailable, StatementFailed
-    from slayq_server.model import LeasedJob, Op
+    from slayq_server.model import Flushed, LeasedJob, Op
 
 RUN_HOLDS: Final = 1_048_576
 """Characters of one run that wait to be written down, before its app has to wait, too."""
@@ -43,8 +43,8 @@ class JournalStore(Protocol):
     """What the journal asks of the database."""
 
     async def flush(
-        self, worker_id: int, writes: Sequence[RunWrite], *, keep_done: bool = False
-    ) -> Mapping[int, RunVerdict]: ...
+        self, worker_id: int, writes: Sequence[RunWrite], *, keep_done: bool = False, own_words: Sequence[str] = ()
+    ) -> Flushed: ...
 
 
 class Record:
@@ -172,8 +172,9 @@ class Journal(BatchWriter[Record]):
         store: JournalStore,
         *,
         keep_done: bool,
+        own_words: Callable[[], Sequence[str]],
         on_settled: Callable[[Settlement, str], None],
-        on_flushed: Callable[[int, int], None],
+        on_flushed: Callable[[int, int, Flushed], None],
         close: Callable[[int, int], None],
         on_error: Callable[[DatabaseUnavailable], None],
     ) -> None:
@@ -182,13 +183,15 @@ class Journal(BatchWriter[Record]):
         Args:
             store: the database.
             keep_done: keep history of completed runs.
+            own_words: the words by which this daemon goes at once, so that nobody need be notified.
             on_settled: called with each end and its verdict: settled, dropped or stale.
-            on_flushed: called with the runs and the ops of each flush.
+            on_flushed: called with how many runs and ops each flush was of, and what came of it.
             close: called with the job's id and the lease of a run of whose delivery nothing more will be written down.
             on_error: called when the database is away.
         """
         super().__init__(on_error=on_error)
         self._store = store
+        self._own_words = own_words
         self._on_settled = on_settled
         self._on_flushed = on_flushed
         self._close = close
@@ -230,11 +233,10 @@ class Journal(BatchWriter[Record]):
 
     async def _write(self, worker_id: int, batch: list[Record]) -> list[Record]:
         writes = [record.take() for record in batch]
-        verdicts = await self._store.flush(worker_id, writes, keep_done=self.keep_done)
-        self._on_flushed(len(writes), sum(len(write.ops) for write in writes))
+        flushed = await self._store.flush(worker_id, writes, keep_done=self.keep_done, own_words=self._own_words())
         locked = []
         for record, write in zip(batch, writes, strict=True):
-            verdict = verdicts.get(write.job_id, _STALE)
+            verdict = flushed.verdicts.get(write.job_id, _STALE)
             if verdict.verdict == "locked":
                 locked.append(record)
                 continue
@@ -244,6 +246,7 @@ class Journal(BatchWriter[Record]):
                 record.busy = record.unwritten
                 if record.busy:
                     self.put(worker_id, record)
+        self._on_flushed(len(writes), sum(len(write.ops) for write in writes), flushed)
         return locked
 
     def _conclude(self, record: Record, write: RunWrite, verdict: RunVerdict) -> None:

@@ -151,7 +151,7 @@ async def _read(stream: Stream, reader: OpReader, sink: Sink, silence: asyncio.T
     """Hands ops on until the answer has ended; raises BrokenStream and PostFailed."""
     loop = asyncio.get_running_loop()
     lines = 0
-    while reader.terminal is None:
+    while True:
         data = await stream.read()
         ops: list[Op] = []
         try:
@@ -163,6 +163,8 @@ async def _read(stream: Stream, reader: OpReader, sink: Sink, silence: asyncio.T
         finally:
             # All of this piece at once, and the end right after it: a short run costs one flush.
             sink.put(ops)
+        if reader.terminal is not None:
+            return reader.terminal
         if ops:
             # For as long as Postgres takes the app may say what it likes: nobody listens.
             silence.reschedule(None)
@@ -170,7 +172,6 @@ async def _read(stream: Stream, reader: OpReader, sink: Sink, silence: asyncio.T
         if ops or reader.lines > lines:
             lines = reader.lines
             silence.reschedule(loop.time() + timeout)
-    return reader.terminal
 
 
 async def _nothing_more(stream: Stream, reader: OpReader) -> None:

@@ -26,25 +26,29 @@ def run_of(text: str) -> Run:
     """What a lease says of a run, from its JSON text. Raises ValueError."""
     members = object_members(text)
     try:
-        traceparent = parse(members.get("traceparent", "null"))
         return Run(
             id=_text(members, "id"),
-            url=_text(members, "url"),
+            url=_text_or_none(members, "url"),
             created_at=_text(members, "created_at"),
             steps=members["steps"],
             seen=int(members["seen"]),
             delivery_failures=int(members["delivery_failures"]),
-            traceparent=traceparent if isinstance(traceparent, str) else None,
+            traceparent=_text_or_none(members, "traceparent"),
         )
     except KeyError as error:
         raise ValueError(f"a leased run has no {error.args[0]}") from None
 
 
 def _text(members: dict[str, str], name: str) -> str:
-    value = parse(members[name])
-    if not isinstance(value, str):
-        raise ValueError(f"{name} of a leased run is no text")  # noqa: TRY004
+    value = _text_or_none(members, name)
+    if value is None:
+        raise ValueError(f"{name} of a leased run is no text")
     return value
+
+
+def _text_or_none(members: dict[str, str], name: str) -> str | None:
+    value = parse(members[name])
+    return value if isinstance(value, str) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +76,21 @@ def request_of(job: LeasedJob) -> Request:
         members = object_members(job.payload)
     except ValueError:
         members = {}
-    if not {"event", "data"} <= members.keys():
-        raise UndeliverablePayload("the run's payload must be a JSON object with event and data")
-    if has_lone_surrogate(run.url):
-        raise UndeliverablePayload("the function's url holds half a surrogate pair: no URL can")
+    if not {"url", "event", "data"} <= members.keys():
+        raise UndeliverablePayload("the run's payload must be a JSON object with url, event and data")
+    # Of a function that is no longer registered: the app may be back there, or says itself that it has none.
+    url = parse(members["url"]) if run.url is None else run.url
+    if not isinstance(url, str) or has_lone_surrogate(url):
+        raise UndeliverablePayload("the function's url must be text, without halves of surrogate pairs")
     message_id = f"{run.id}.{job.lease}"
     traceparent = run.traceparent
     if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
         traceparent = None  # what is no header cannot be sent as one
     return Request(
-        url=run.url,
+        url=url,
         id=message_id,
         traceparent=traceparent,
-        head=f'{{"v":{VERSION},"audience":{quoted(run.url)},"lease":{{"token":{quoted(message_id)},"deadline":',
+        head=f'{{"v":{VERSION},"audience":{quoted(url)},"lease":{{"token":{quoted(message_id)},"deadline":',
         tail=(
             f'}},"run":{{"id":{quoted(run.id)},"event":{members["event"]},"data":{members["data"]},'
             f'"attempt":{job.attempts},"max_attempts":{job.max_attempts},"created_at":{quoted(run.created_at)}}},'

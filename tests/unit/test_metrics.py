@@ -55,9 +55,12 @@ DESIGN: dict[str, Row] = {
     "slayq_leases_lost_total": ("counter", {}, None),
     "slayq_stale_writes_total": (
         "counter",
-        {"kind": {"completed", "retried", "dead", "released", "other"}},
+        {"kind": {"completed", "retried", "dead", "released", "suspended", "undelivered", "other"}},
         None,
     ),
+    "slayq_journal_flushes_total": ("counter", {}, None),
+    "slayq_journal_runs_total": ("counter", {}, None),
+    "slayq_journal_ops_total": ("counter", {}, None),
     "slayq_db_pool_connections": ("gauge", {"state": {"idle", "in_use"}}, None),
     "slayq_db_errors_total": (
         "counter",
@@ -85,7 +88,7 @@ DESIGN: dict[str, Row] = {
     ),
     "slayq_auth_failures_total": (
         "counter",
-        {"surface": {"metrics", "rpc", "other"}, "reason": {"missing", "invalid", "expired", "other"}},
+        {"surface": {"metrics", "rpc", "v2", "other"}, "reason": {"missing", "invalid", "expired", "other"}},
         None,
     ),
     "slayq_rpc_requests_total": (
@@ -93,7 +96,7 @@ DESIGN: dict[str, Row] = {
         {
             "task": {
                 *("add-worker-job", "wait-for-worker-event", "wait-for-invocation", "trigger-waiting-workers"),
-                *("trigger-waiting-invoker", "cancel-pending-tasks", "other"),
+                *("trigger-waiting-invoker", "cancel-pending-tasks", "events", "functions", "cancel", "other"),
             },
             "code": {"200", "400", "401", "413", "500", "503", "other"},
         },
