@@ -3,25 +3,30 @@
 
 -- What a segment starts from, as JSON: all that the job's row does not say itself. Outputs go in as they are stored.
 create function slayq._run_1(job slayq.job) returns json
-language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
-    select format(
+language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+declare
+    url text;
+    seen bigint;
+    steps text;
+begin
+    select to_json(f.url) into url from slayq.function f where f.event = job.event;
+    select max(s.number), string_agg(concat(
+        '{"name":', to_json(s.name), ',"kind":"', s.kind, '","state":"', s.state, '"',
+        case when s.state = 'done' then ',"output":' || coalesce(s.output::text, 'null') end,
+        case when s.error is not null then ',"error":' || s.error::text end,
+        case when s.attempts > 0 then ',"attempts":' || s.attempts end,
+        case when s.kind = 'run' and s.state = 'pending' then ',"retry_in_ms":'
+            || greatest(0, ceil(extract(epoch from coalesce(s.due_at, now()) - clock_timestamp()) * 1000)) end,
+        '}'
+    ), ',' order by s.number nulls last, s.created_at, s.name) into seen, steps
+    from slayq.step s where s.job_id = job.id;
+    return format(
         '{"id":"%s","url":%s,"created_at":"%s","delivery_failures":%s,"traceparent":%s,"seen":%s,"steps":[%s]}',
-        job.run_id, coalesce((select to_json(f.url) from slayq.function f where f.event = job.event)::text, 'null'),
+        job.run_id, coalesce(url, 'null'),
         to_char(job.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), job.delivery_failures,
-        coalesce(to_json(job.traceparent)::text, 'null'), coalesce(steps.seen, 0), coalesce(steps.list, '')
-    )::json
-    from (
-        select max(s.number) as seen, string_agg(concat(
-            '{"name":', to_json(s.name), ',"kind":"', s.kind, '","state":"', s.state, '"',
-            case when s.state = 'done' then ',"output":' || coalesce(s.output::text, 'null') end,
-            case when s.error is not null then ',"error":' || s.error::text end,
-            case when s.attempts > 0 then ',"attempts":' || s.attempts end,
-            case when s.kind = 'run' and s.state = 'pending' then ',"retry_in_ms":'
-                || greatest(0, ceil(extract(epoch from coalesce(s.due_at, now()) - clock_timestamp()) * 1000)) end,
-            '}'
-        ), ',' order by s.number nulls last, s.created_at, s.name) as list
-        from slayq.step s where s.job_id = job.id
-    ) as steps
+        coalesce(to_json(job.traceparent)::text, 'null'), coalesce(seen, 0), coalesce(steps, '')
+    );
+end
 $$;
 
 -- Keeps waits from being added while events are matched, and the other way round (invariant H).
@@ -263,18 +268,17 @@ declare
 begin
     if cardinality(finished) > 0 then
         -- First what the run's invokers wait for: the trigger at its end finds it there.
-        with told as (
-            insert into slayq.event (kind, term, event, match_key, match_value, value)
-            select 'invocation', slayq._term_1('', 'run', j.run_id::text), '', 'run', j.run_id::text,
-                coalesce(outputs[array_position(ids, j.id)], 'null')
-            from slayq.job j
-            where j.id = any (finished) and exists (
-                select from slayq.step s where s.state = 'pending' and s.term = slayq._term_1('', 'run', j.run_id::text)
-                    and s.match_value = j.run_id::text
-            )
-            returning event.id
-        )
-        select slayq._wake_1(array['@events']) from (select from told limit 1) as any_told;
+        insert into slayq.event (kind, term, event, match_key, match_value, value)
+        select 'invocation', slayq._term_1('', 'run', j.run_id::text), '', 'run', j.run_id::text,
+            coalesce(outputs[array_position(ids, j.id)], 'null')
+        from slayq.job j
+        where j.id = any (finished) and exists (
+            select from slayq.step s where s.state = 'pending' and s.term = slayq._term_1('', 'run', j.run_id::text)
+                and s.match_value = j.run_id::text
+        );
+        if found then
+            perform slayq._wake_1(array['@events']);
+        end if;
         with ended as (
             delete from slayq.job j where j.id = any (finished)
             returning j.id, j.queue, j.event, j.attempts, j.payload, j.created_at, j.run_id
@@ -292,21 +296,21 @@ begin
                 select p.id,
                     min(s.due_at) filter (where s.state = 'pending') as due_at,
                     -- Invariant I: an outcome that the app has not seen, or nothing at all to wait for.
-                    count(*) filter (where s.state = 'pending') = 0 or bool_or(
+                    count(*) filter (where s.state = 'pending') = 0 or coalesce(bool_or(
                         s.kind in ('sleep', 'wait', 'invoke') and s.number > seen[array_position(ids, p.id)]
-                    ) as at_once,
+                    ), false) as at_once,
                     coalesce(bool_or(s.kind = 'run' and s.state = 'pending'), false) as failing
                 from unnest(parking) as p (id)
                 left join slayq.step s on s.job_id = p.id
                 group by p.id
             )
             update slayq.job j
-            set state = case when coalesce(pending.at_once, true) then 'ready' else 'scheduled' end,
-                parked = not coalesce(pending.at_once, true),
+            set state = case when pending.at_once then 'ready' else 'scheduled' end,
+                parked = not pending.at_once,
                 worker_id = null, leased_at = null, delivery_failures = 0, updated_at = now(),
                 -- Attempts are those of one stage, unless a step is still to be tried again.
                 attempts = case when pending.failing then j.attempts - 1 else 0 end,
-                run_at = case when coalesce(pending.at_once, true) then clock_timestamp()
+                run_at = case when pending.at_once then clock_timestamp()
                     else least(pending.due_at, '9999-12-31') end
             from pending
             where j.id = any (parking) and j.id = pending.id
