@@ -231,6 +231,10 @@ RECORDED: dict[str, tuple[Callable[[Metrics], object], dict[str, float]]] = {
         lambda m: m.stale_write(OutcomeKind.RELEASED, 2),
         {"slayq_stale_writes_total{kind=released}": 2},
     ),
+    "flush": (
+        lambda m: m.flush(2, 9),
+        {"slayq_journal_flushes_total": 1, "slayq_journal_runs_total": 2, "slayq_journal_ops_total": 9},
+    ),
     "pool": (
         lambda m: m.pool({"idle": 1, "in_use": 3}),
         {"slayq_db_pool_connections{state=idle}": 1, "slayq_db_pool_connections{state=in_use}": 3},
@@ -439,5 +443,5 @@ def test_every_metric_and_every_label_value_is_documented() -> None:
 def test_the_label_sets_are_the_ones_of_the_module() -> None:
     """The outcomes a job may have are all counted, but for `released`, which is no attempt."""
     kinds = {kind.value for kind in OutcomeKind}
-    assert kinds - set(get_args(metric_labels.AttemptOutcome)) == {"released"}
+    assert kinds - set(get_args(metric_labels.AttemptOutcome)) == {"released", "undelivered"}
     assert kinds - set(get_args(metric_labels.StaleKind)) == set()
