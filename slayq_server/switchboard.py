@@ -26,6 +26,7 @@ from slayq_server.engine.leasing import (
     EVENTS_WORD,
     LANES_WORD,
     OTHER_WORDS,
+    QUEUES_WORD,
     SCHEDULES_WORD,
     TIMER_WORD,
     Leaser,
@@ -322,6 +323,8 @@ class Switchboard:
             self._cancellations.look()
         elif word == SCHEDULES_WORD:
             self._scheduler.look()
+        elif word == QUEUES_WORD:
+            self.worker.look()
 
     def _listening(self, connected: bool) -> None:
         self._metrics.listener(connected)

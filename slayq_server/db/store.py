@@ -25,6 +25,8 @@ from slayq_server.protocol.v2 import run_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import asyncpg
+
     from slayq_server.db.pool import Pool
     from slayq_server.model import LeaseRequest, QueueFacts, RunWrite, Settlement
 
@@ -90,20 +92,21 @@ class Store:
         return tuple(await self._pool.fetchval("release_unknown", worker_id, list(known)))
 
     async def settle(self, worker_id: int, batch: Sequence[Settlement], *, keep_done: bool = False) -> Settled:
-        """Writes outcomes down, each only under the lease it was reached under. One statement for each kind."""
+        """Writes outcomes down, all or none, each under the lease it was reached under. A statement for each kind."""
         kinds: dict[OutcomeKind, list[Settlement]] = {}
         for settlement in batch:
             kinds.setdefault(settlement.outcome.kind, []).append(settlement)
-        settled = Settled()
-        for kind, settlements in kinds.items():
-            async with self._pool.transaction() as connection:
+        if not kinds:
+            return Settled()
+        rows: list[asyncpg.Record] = []
+        async with self._pool.transaction() as connection:
+            for kind, settlements in kinds.items():
                 statement, args = _settle_call(kind, worker_id, settlements, keep_done)
-                rows = await connection.fetch(statement, *args)
-                lanes = {row["serial_queue"] for row in rows if row["serial_queue"] is not None}
-                ready = await connection.fetchval(query("advance_lanes"), sorted(lanes)) if lanes else ()
-            settled.ready.update(ready)
-            settled.verdicts.update((row["id"], row["verdict"]) for row in rows)
-        return settled
+                rows += await connection.fetch(statement, *args)
+            # Last, because whoever holds a lane waits for nothing else.
+            lanes = {row["serial_queue"] for row in rows if row["serial_queue"] is not None}
+            ready = await connection.fetchval(query("advance_lanes"), sorted(lanes)) if lanes else ()
+        return Settled({row["id"]: row["verdict"] for row in rows}, set(ready))
 
     # Durable runs
 

@@ -47,7 +47,9 @@ LANES_WORD = "@lanes"
 EVENTS_WORD = "@events"
 CANCEL_WORD = "@cancel"
 SCHEDULES_WORD = "@schedules"
-OTHER_WORDS = frozenset({TIMER_WORD, LANES_WORD, EVENTS_WORD, CANCEL_WORD, SCHEDULES_WORD})
+QUEUES_WORD = "@queues"
+"""A queue was paused or resumed."""
+OTHER_WORDS = frozenset({TIMER_WORD, LANES_WORD, EVENTS_WORD, CANCEL_WORD, SCHEDULES_WORD, QUEUES_WORD})
 """What is no queue's name, and always wanted."""
 _log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sql.runs import PLACED, Raw, RunsDaemon, make_steps_due, register, send
+from tests.sql.runs import PLACED, RENDER, Raw, RunsDaemon, Segment, make_steps_due, register, send
 from tests.sql.support import URL, count
 
 if TYPE_CHECKING:
@@ -282,3 +282,31 @@ async def test_many_runs_in_one_flush(connection: asyncpg.Connection, runs: Runs
         (segments[4].id, "scheduled"),
         (segments[5].id, "leased"),
     ] == [tuple(row) for row in states]
+
+
+async def test_a_flush_whose_answer_was_lost(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """It was committed, and is given again: nothing is sent, invoked or awaited twice, and nothing is refused."""
+    await send(connection, PLACED, {"order": 7})
+    segment = await runs.lease_one()
+
+    def says() -> Segment:
+        segment.step("a", 1).say("send", "tell", [{"event": RENDER, "data": {}}]).wait("payment").invoke("invoice")
+        return segment.sleep("nap")
+
+    assert ["ok"] == await runs.ended(says())
+    before = await connection.fetch("select * from slayq.step order by name")
+    assert ["ok"] == await runs.ended(says())
+    assert before == await connection.fetch("select * from slayq.step order by name")
+    assert 3 == await count(connection)
+    assert ["settled"] == await runs.ended(says().ends("suspended"))
+    assert ["stale"] == await runs.ended(says().ends("suspended"))
+
+
+async def test_a_name_of_an_earlier_segment(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """Used again for something that would be done twice: refused, and what it names stays as it was."""
+    await send(connection, PLACED, {"order": 7})
+    await runs.flush((await runs.lease_one()).say("send", "tell", [{"event": RENDER, "data": {}}]).ends("released"))
+    segment = (await runs.lease(2))[0]
+    (row,) = await runs.flush(segment.invoke("tell"))
+    assert ("refused", True) == (row["verdict"], "'tell'" in row["note"])
+    assert 2 == await count(connection)
