@@ -6,6 +6,7 @@
     ├── StaleTimestamp                  a message is signed well, but too old, or from the future
     ├── BadRequest (ValueError)         a signed request is not one of protocol v2
     ├── InvalidDefinition (ValueError)  a function, an event or the client cannot be what it is said to be
+    ├── MissingExtra (ImportError)      a package that this part of the SDK needs is not installed
     ├── SendFailed                      what was to be sent, cancelled or registered was not
     │   ├── UnknownEvent                no app has registered a function for the event
     │   ├── InvalidEvent (ValueError)   the event's data, size, name, id or time cannot be taken
@@ -65,6 +66,10 @@ class BadRequest(SlayQError, ValueError):
 
 class InvalidDefinition(SlayQError, ValueError):
     """A function, an event or a client that cannot be: raised where it is defined."""
+
+
+class MissingExtra(SlayQError, ImportError):
+    """A driver or an adapter was asked for whose package is not installed. The message names the extra to install."""
 
 
 # Sending
