@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import math
 import typing
 from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, get_args, get_origin
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MOST_PROBLEMS: Final = 3
+_NAN: Final = "has a NaN or an infinity, which JSON cannot say"
 _AWAITED: Final = (Awaitable, Coroutine)
 
 
@@ -43,9 +45,17 @@ class Codec(Generic[T]):
             return None  # what a body gives back is nobody's business if it says that this is nothing
         try:
             # Without warnings: what is not of the annotated type is found out when it is read back.
-            return self._adapter.dump_python(cast("T", value), mode="json", by_alias=True, warnings="none")
+            dumped = self._adapter.dump_python(cast("T", value), mode="json", by_alias=True, warnings="none")
+            if b"null" in json_text(dumped):
+                self._refuse_nan(cast("T", value))
         except (PydanticSerializationError, RecursionError, UnicodeError) as error:
             raise NotJson(f"is no JSON ({_first_line(error)})") from None
+        return dumped
+
+    def _refuse_nan(self, value: T) -> None:
+        """Pydantic writes NaN and the infinities as null, if it is not told otherwise."""
+        if _has_nan(self._adapter.dump_python(value, mode="python", warnings="none")):
+            raise NotJson(_NAN)
 
     def load(self, value: Any) -> T:
         """What a JSON value stands for. Raises ValidationError."""
@@ -61,14 +71,20 @@ def json_text(value: Any) -> bytes:
     except UnicodeEncodeError:
         problem = "has a text with half of a surrogate pair, which UTF-8 cannot say"
     except ValueError as error:
-        problem = (
-            "has a NaN or an infinity, which JSON cannot say" if "Out of range" in str(error) else "goes in circles"
-        )
+        problem = _NAN if "Out of range" in str(error) else "goes in circles"
     except RecursionError:
         problem = "nests too deep"
     except TypeError as error:
         problem = f"is no JSON ({_first_line(error)})"
     raise NotJson(problem)
+
+
+def _has_nan(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(map(_has_nan, value.values()))
+    return isinstance(value, list | tuple | set | frozenset) and any(map(_has_nan, value))
 
 
 def codec_of_return(body: Callable[..., Any]) -> Codec[Any]:
@@ -168,11 +184,9 @@ def _closure(function: Any) -> dict[str, Any]:
 def encoded_output(codec: Codec[Any], value: object, what: str) -> Any:
     """A step's or function's output as a JSON value. Raises InvalidOutput, which names it and the value's type."""
     try:
-        output = codec.dump(value)
-        json_text(output)
+        return codec.dump(value)
     except NotJson as error:
         raise InvalidOutput(f"{what} returned a value of type {type_name(value)}, which {error}") from None
-    return output
 
 
 def decoded_output(codec: Codec[Any], output: Any, what: str, *, given: str | None = None) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NotRequired, TypedDict, TypeVar,
 
 from pydantic import BaseModel
 
-from slayq.codec import Codec, NotJson, codec_of, json_text, type_name
+from slayq.codec import Codec, NotJson, codec_of, type_name
 from slayq.drivers import OutgoingEvent
 from slayq.errors import InvalidDefinition, InvalidEvent
 from slayq.protocol_v2 import NAME_CHARACTERS
@@ -132,7 +132,6 @@ def json_object(data: Any, name: str) -> dict[str, Any]:
     codec: Codec[Any] = codec_of(type(data) if isinstance(data, BaseModel) else Any)
     try:
         value = codec.dump(data)
-        json_text(value)
     except NotJson as error:
         raise InvalidEvent(f"the data of the event {name!r} {error}") from None
     if not isinstance(value, dict):
