@@ -6,12 +6,14 @@
     ├── StaleTimestamp                  a message is signed well, but too old, or from the future
     ├── BadRequest (ValueError)         a signed request is not one of protocol v2
     ├── InvalidDefinition (ValueError)  a function, an event or the client cannot be what it is said to be
+    ├── MissingExtra (ImportError)      a package that this part of the SDK needs is not installed
     ├── SendFailed                      what was to be sent, cancelled or registered was not
     │   ├── UnknownEvent                no app has registered a function for the event
     │   ├── InvalidEvent (ValueError)   the event's data, size, name, id or time cannot be taken
     │   ├── Unavailable                 the server or its database is away: trying again later may help
     │   ├── Unauthorized                the server or its database does not know the secret or the login
     │   └── RegistrationFailed          the server refused the app's functions
+    ├── InvalidData (ValueError)        a run's data does not fit the schema of its function
     ├── InvalidStep (ValueError)        a step cannot be taken as it was asked for
     │   ├── RepeatedStep                the run has a step of that name already
     │   └── InvalidOutput               a step or function gave back what cannot be recorded: no JSON, or too large
@@ -67,6 +69,10 @@ class InvalidDefinition(SlayQError, ValueError):
     """A function, an event or a client that cannot be: raised where it is defined."""
 
 
+class MissingExtra(SlayQError, ImportError):
+    """A driver or an adapter was asked for whose package is not installed. The message names the extra to install."""
+
+
 # Sending
 
 
@@ -103,6 +109,10 @@ class RegistrationFailed(SendFailed):
 
 
 # Steps
+
+
+class InvalidData(SlayQError, ValueError):
+    """A run's data does not fit the schema of the function that is to take it. It ends the run."""
 
 
 class InvalidStep(SlayQError, ValueError):
