@@ -77,6 +77,15 @@ create table slayq.job (
     last_error text,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
+    -- The rest is of runs of durable functions (protocol v2) alone: a job is a run if and only if run_id is set. Its
+    -- attempts are those of its function; deliveries that failed are counted apart. See 0008_runs.sql.
+    run_id uuid,
+    -- Suspended: an outcome of any of its pending steps makes it due. False while it backs off.
+    parked boolean not null default false,
+    delivery_failures smallint not null default 0,
+    -- What was committed when it was created: an event counts for it if it was not.
+    born pg_snapshot,
+    traceparent text,
     constraint leased_by_a_worker check ((state = 'leased') = (worker_id is not null))
 ) with (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000,
@@ -112,7 +121,10 @@ create table slayq.dead_letter (
     last_error text,
     run_at timestamptz not null,
     created_at timestamptz not null,
-    died_at timestamptz not null default now()
+    died_at timestamptz not null default now(),
+    run_id uuid,
+    born pg_snapshot,
+    traceparent text
 );
 create index dead_letter_died_at on slayq.dead_letter (died_at, id);
 create index dead_letter_queue on slayq.dead_letter (queue, id);
@@ -127,7 +139,9 @@ create table slayq.done_job (
     attempts integer not null,
     payload json not null,
     created_at timestamptz not null,
-    done_at timestamptz not null default now()
+    done_at timestamptz not null default now(),
+    run_id uuid,
+    output json
 ) with (autovacuum_vacuum_insert_scale_factor = 0.2);
 create index done_job_done_at on slayq.done_job (done_at, id);
 
@@ -195,10 +209,13 @@ create table slayq.schedule (
     max_attempts integer,
     job_key text,
     -- 'tick' is the v1 minute tick: at most one job of it exists, and it never becomes a heap of dead letters.
-    kind text not null default 'config' check (kind in ('config', 'tick')),
+    -- 'function' is a durable function's own, written by slayq.register; any daemon fires it.
+    kind text not null default 'config' check (kind in ('config', 'tick', 'function')),
     catch_up text not null default 'last' check (catch_up in ('none', 'last', 'all')),
     catch_up_window interval not null default interval '1 hour',
     next_at timestamptz not null,
     last_at timestamptz,
-    seen_at timestamptz not null default now()
+    seen_at timestamptz not null default now(),
+    -- False until a daemon has worked out next_at from a cron text that is new: SQL cannot.
+    planned boolean not null default true
 ) with (fillfactor = 70);

@@ -102,10 +102,10 @@ begin
         delete from slayq.dead_letter where dead_letter.job_key = 'cron' and dead_letter.event = 'cron';
     end if;
     insert into slayq.dead_letter (id, queue, reason, priority, attempts, max_attempts, job_key, serial_queue, event,
-        match_terms, flags, payload, patches, last_error, run_at, created_at)
+        match_terms, flags, payload, patches, last_error, run_at, created_at, run_id, born, traceparent)
     values (ended.id, ended.queue, why, ended.priority, ended.attempts, ended.max_attempts, ended.job_key,
         ended.serial_queue, ended.event, ended.match_terms, ended.flags, ended.payload, ended.patches, ended.last_error,
-        ended.run_at, ended.created_at);
+        ended.run_at, ended.created_at, ended.run_id, ended.born, ended.traceparent);
 end
 $$;
 
@@ -120,11 +120,11 @@ begin
         select * from slayq.dead_letter d where d.id = any (letter_ids) order by d.id for update
     loop
         insert into slayq.job (id, queue, state, priority, run_at, max_attempts, job_key, serial_queue, event,
-            match_terms, flags, payload, patches, created_at)
+            match_terms, flags, payload, patches, created_at, run_id, born, traceparent)
         overriding system value
         values (letter.id, letter.queue, slayq._entry_state_1(letter.serial_queue, now()), letter.priority, now(),
             letter.max_attempts, letter.job_key, letter.serial_queue, letter.event, letter.match_terms, letter.flags,
-            letter.payload, letter.patches, letter.created_at)
+            letter.payload, letter.patches, letter.created_at, letter.run_id, letter.born, letter.traceparent)
         on conflict (job_key) where job_key is not null do nothing;
         if found then
             delete from slayq.dead_letter d where d.id = letter.id;
@@ -208,13 +208,17 @@ begin
         if orphan.superseded or orphan.cancelled then
             fate := 'dropped';
             delete from slayq.job where job.id = orphan.id;
-        elsif orphan.attempts >= orphan.max_attempts then
+        elsif orphan.run_id is null and orphan.attempts >= orphan.max_attempts
+            or orphan.run_id is not null and orphan.delivery_failures + 1 >= slayq._delivery_budget_1() then
             fate := 'dead';
             delete from slayq.job where job.id = orphan.id;
             perform slayq._bury_1(orphan, 'lease-lost');
         else
+            -- Of a run it was a delivery that failed, which its function does not pay for.
             fate := 'ready';
             update slayq.job set state = 'ready', worker_id = null, leased_at = null, last_error = orphan.last_error,
+                attempts = case when run_id is null then attempts else greatest(attempts - 1, 0) end,
+                delivery_failures = case when run_id is null then 0 else delivery_failures + 1 end,
                 updated_at = now()
             where job.id = orphan.id;
         end if;

@@ -60,7 +60,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
         or (
             p.pronamespace = 'public'::regnamespace and p.prosecdef and p.proname in (
                 'add_worker_job', 'wait_for_worker_event', 'wait_for_invocation', 'trigger_waiting_workers',
-                'trigger_waiting_invoker', 'cancel_pending_tasks'
+                'trigger_waiting_invoker', 'cancel_pending_tasks',
+                'slayq_register', 'slayq_send', 'slayq_send_many', 'slayq_cancel'
             )
         )
 $$;

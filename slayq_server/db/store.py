@@ -70,7 +70,7 @@ class Store:
                 pools.append(number)
                 free.append(request.free)
         rows = await self._pool.fetch("lease", worker_id, names, pools, free, list(forbidden_flags) or None)
-        return [LeasedJob(*row) for row in rows]
+        return [LeasedJob(*row[:10]) for row in rows]
 
     async def release_unknown(self, worker_id: int, known: Sequence[int]) -> tuple[str, ...]:
         """Gives back jobs that this worker holds without knowing of them; the queues that are ready again."""

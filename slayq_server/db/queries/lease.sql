@@ -31,7 +31,8 @@ taken as (
     set state = 'leased', worker_id = $1, lease = j.lease + 1, attempts = j.attempts + 1, leased_at = now()
     where j.id = any (array(select id from chosen where place <= free))
     returning j.id, j.lease, j.queue, j.job_key, j.attempts, j.max_attempts, j.payload, j.patches, j.serial_queue,
-        j.priority, j.run_at, extract(epoch from now() - j.run_at)::double precision as waited
+        j.priority, j.run_at, extract(epoch from now() - j.run_at)::double precision as waited,
+        case when j.run_id is not null then slayq._run_1(j) end as run
 )
-select id, lease, queue, job_key, attempts, max_attempts, payload, patches, serial_queue, waited
+select id, lease, queue, job_key, attempts, max_attempts, payload, patches, serial_queue, waited, run
 from taken order by priority, run_at, id

@@ -3,6 +3,6 @@
 select id, cron, queue, event, url, data, priority, max_attempts, job_key, kind, catch_up,
     extract(epoch from catch_up_window)::double precision as catch_up_window, next_at, last_at, clock_timestamp() as now
 from slayq.schedule
-where id = any ($1) and next_at <= statement_timestamp()
+where id = any ($1) and planned and next_at <= statement_timestamp()
 order by id
 for update skip locked

@@ -11,7 +11,14 @@ select 'job', j.queue, 'leased', count(*), null from slayq.job j where j.state =
 union all
 select 'dead', d.queue, 'dead', count(*), null from slayq.dead_letter d group by d.queue
 union all
-select 'wait', w.kind, '', count(*), null from slayq.wait w group by w.kind
+select 'wait', waiting.kind, '', sum(waiting.number)::bigint, null
+from (
+    select w.kind, count(*) as number from slayq.wait w group by w.kind
+    union all
+    select case s.kind when 'wait' then 'event' else 'invocation' end, count(*)
+    from slayq.step s where s.state = 'pending' and s.term is not null group by s.kind
+) as waiting
+group by waiting.kind
 union all
 select 'served', q.name, '', 1, null
 from (select distinct unnest(w.queues) as name from slayq.worker w where w.expires_at > now()) as q

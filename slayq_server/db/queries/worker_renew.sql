@@ -14,7 +14,7 @@ select
             and not exists (select from slayq.queue where queue.name = name and queue.paused)
     ) as ready,
     (select extract(epoch from min(run_at) - now())::double precision from slayq.job where state = 'scheduled') as due_in,
-    (select extract(epoch from min(next_at) - now())::double precision from slayq.schedule) as tick_in,
+    (select extract(epoch from min(next_at) - now())::double precision from slayq.schedule where planned) as tick_in,
     exists (
         select from slayq.job j where j.state = 'leased'
             and not exists (select from slayq.worker w where w.id = j.worker_id and w.expires_at > now())
@@ -23,4 +23,6 @@ select
             and not exists (select from slayq.worker w where w.id = s.worker_id and w.expires_at > now())
     ) or exists (select from slayq.worker where expires_at < now() - interval '10 minutes') as reapable,
     exists (select from slayq.job where state = 'blocked') as blocked,
+    exists (select from slayq.event where not matched) as unmatched,
+    exists (select from slayq.schedule where not planned) as unplanned,
     array(select name from slayq.queue where paused) as paused

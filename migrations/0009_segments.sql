@@ -1,0 +1,443 @@
+-- What a daemon does with runs (protocol v2): what a segment starts from, writing its journal down, ending waits.
+-- compatible with: 7
+
+-- What a segment starts from, as JSON: all that the job's row does not say itself. Outputs go in as they are stored.
+create function slayq._run_1(job slayq.job) returns json
+language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+    select format(
+        '{"id":"%s","url":%s,"created_at":"%s","delivery_failures":%s,"traceparent":%s,"seen":%s,"steps":[%s]}',
+        job.run_id, coalesce((select to_json(f.url) from slayq.function f where f.event = job.event)::text, 'null'),
+        to_char(job.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), job.delivery_failures,
+        coalesce(to_json(job.traceparent)::text, 'null'), coalesce(steps.seen, 0), coalesce(steps.list, '')
+    )::json
+    from (
+        select max(s.number) as seen, string_agg(concat(
+            '{"name":', to_json(s.name), ',"kind":"', s.kind, '","state":"', s.state, '"',
+            case when s.state = 'done' then ',"output":' || coalesce(s.output::text, 'null') end,
+            case when s.error is not null then ',"error":' || s.error::text end,
+            case when s.attempts > 0 then ',"attempts":' || s.attempts end,
+            case when s.kind = 'run' and s.state = 'pending' then ',"retry_in_ms":'
+                || greatest(0, ceil(extract(epoch from coalesce(s.due_at, now()) - clock_timestamp()) * 1000)) end,
+            '}'
+        ), ',' order by s.number nulls last, s.created_at, s.name) as list
+        from slayq.step s where s.job_id = job.id
+    ) as steps
+$$;
+
+-- Keeps waits from being added while events are matched, and the other way round (invariant H).
+create function slayq._lock_matching_1(exclusively boolean) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    if exclusively then
+        perform pg_advisory_xact_lock(1936484724, 2);
+    else
+        perform pg_advisory_xact_lock_shared(1936484724, 2);
+    end if;
+end
+$$;
+
+-- The first event that a run's wait may take: one that came after the run began, or was not committed when it began, and
+-- that no other wait of the run has taken.
+create function slayq._look_back_1(run slayq.job, wanted bigint, event_name text, match_name text, match_text text)
+returns slayq.event language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+    select e.* from slayq.event e
+    where e.kind = 'event' and e.term = wanted
+        and e.event = event_name and e.match_key = match_name and e.match_value = match_text
+        and (e.created_at >= run.created_at or not pg_visible_in_snapshot(e.xid, run.born))
+        and not exists (select from slayq.step s where s.job_id = run.id and s.event_id = e.id)
+    order by e.id limit 1
+$$;
+
+-- When a wait, a sleep or a back-off of so many seconds ends. A null never does.
+create function slayq._after_1(seconds double precision) returns timestamptz
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    select case when seconds is null then 'infinity'
+        else clock_timestamp() + make_interval(secs => least(seconds, 31557600000)) end
+$$;
+
+-- Carries out one op that may be refused (send, wait, invoke); raises SQ0xx. Called with the run's row locked.
+create function slayq._carry_out_1(
+    run slayq.job, kind text, step_name text, value json, event_name text, match_name text, match_text text,
+    seconds double precision, step_number bigint
+) returns void language plpgsql volatile
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+#variable_conflict use_column
+declare
+    target slayq.function;
+    taken slayq.event;
+    callee uuid;
+    wanted bigint;
+    output json;
+begin
+    if kind = 'send' then
+        select coalesce(json_agg(sent), '[]') into output from slayq._send_many_1(value) as sent;
+        insert into slayq.step (job_id, name, kind, state, number, output)
+        values (run.id, step_name, 'send', 'done', step_number, output);
+    elsif kind = 'wait' then
+        if not exists (
+            select from slayq.interest i where i.event = event_name and i.kind = 'wait'
+                and i.function_event = run.event and i.match_key = match_name
+        ) then
+            raise exception 'the step % waits for the event % by %, which the function of % does not declare',
+                quote_literal(step_name), quote_literal(event_name), quote_literal(match_name), quote_literal(run.event)
+                using errcode = 'SQ012', hint = 'Name the pair in the function''s waits_on, and register the app again.';
+        end if;
+        wanted := slayq._term_1(event_name, match_name, match_text);
+        taken := slayq._look_back_1(run, wanted, event_name, match_name, match_text);
+        insert into slayq.step (job_id, name, kind, state, number, output, event_id, due_at, term, event, match_key, match_value)
+        values (
+            run.id, step_name, 'wait', case when taken.id is null then 'pending' else 'done' end,
+            case when taken.id is not null then step_number end, taken.value, taken.id, slayq._after_1(seconds), wanted,
+            event_name, match_name, match_text
+        );
+    else
+        perform slayq._check_data_1(event_name, value);
+        select * into target from slayq.function f where f.event = event_name;
+        if not found then
+            raise exception 'the step % invokes the event %, for which no app has registered a function',
+                quote_literal(step_name), quote_literal(event_name)
+                using errcode = 'SQ010', hint = 'Start the app that has the function, which registers it.';
+        end if;
+        callee := slayq._create_run_1(target, value, now(), null, run.traceparent);
+        insert into slayq.step (job_id, name, kind, state, due_at, term, event, match_key, match_value)
+        values (run.id, step_name, 'invoke', 'pending', slayq._after_1(seconds), slayq._term_1('', 'run', callee::text),
+            '', 'run', callee::text);
+    end if;
+end
+$$;
+
+-- Writes down what the apps have said in the segments of many runs, and how those ended that have: one transaction for
+-- all. See queries/flush_runs.sql for the arguments and the verdicts.
+--
+-- Lock order: the match lock (only if there are waits), the runs' rows in id order (skip locked), then what sends lock.
+-- Those wait for others, for a quarter of a second at most; then the run they belong to is left as it was, as one whose
+-- own row is locked. Invariants B, E, G, H, I.
+create function slayq._flush_1(
+    worker bigint, ids bigint[], leases bigint[], seen bigint[], ends text[], outputs json[], errors text[],
+    delays double precision[], reasons text[], op_runs integer[], op_kinds text[], op_names text[], op_values json[],
+    op_events text[], op_keys text[], op_match_values text[], op_seconds double precision[], op_untils timestamptz[],
+    op_attempts integer[], op_final boolean[], keep_done boolean
+) returns table (id bigint, verdict text, note text, due_in double precision, ready text)
+language plpgsql volatile rows 100
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set lock_timeout = '250ms' as $$
+#variable_conflict use_column
+declare
+    batch constant bigint := nextval('slayq.step_batch') << 20;
+    verdicts text[] := array_fill('stale'::text, array[cardinality(ids)]);
+    notes text[] := array_fill(null::text, array[cardinality(ids)]);
+    -- Of each run, the first op that is not written; null: all are.
+    stops integer[] := array_fill(null::integer, array[cardinality(ids)]);
+    complex boolean[] := array_fill(false, array[cardinality(ids)]);
+    held slayq.job;
+    place integer;
+    op integer;
+    writable integer[];
+    closing integer[];
+    ended record;
+begin
+    if 'wait' = any (op_kinds) then
+        begin
+            perform slayq._lock_matching_1(false);
+        exception when lock_not_available then
+            return query select i, 'locked'::text, null::text, null::double precision, null::text from unnest(ids) as i;
+            return;
+        end;
+    end if;
+    foreach op in array array(
+        select o from generate_subscripts(op_runs, 1) as o where op_kinds[o] in ('send', 'wait', 'invoke')
+    ) loop
+        complex[op_runs[op]] := true;
+    end loop;
+
+    for held in
+        select j.* from slayq.job j where j.id = any (ids) and j.worker_id = worker order by j.id for update skip locked
+    loop
+        place := array_position(ids, held.id);
+        continue when held.lease <> leases[place];
+        if held.cancelled then
+            verdicts[place] := 'dropped';
+            continue;
+        end if;
+        verdicts[place] := case when ends[place] is null then 'ok' else 'settled' end;
+        continue when not complex[place];
+        begin
+            foreach op in array array(
+                select o from generate_subscripts(op_runs, 1) as o
+                where op_runs[o] = place and op_kinds[o] in ('send', 'wait', 'invoke') order by o
+            ) loop
+                begin
+                    perform slayq._carry_out_1(held, op_kinds[op], op_names[op], op_values[op], op_events[op], op_keys[op],
+                        op_match_values[op], op_seconds[op], batch + op);
+                exception when others then
+                    if sqlstate not like 'SQ0%' and sqlstate not in ('23505', '22P05', '22P02') then
+                        raise;
+                    end if;
+                    verdicts[place] := 'refused';
+                    notes[place] := case sqlstate when '23505' then
+                        format('the name %s has been used before in this run', quote_literal(op_names[op]))
+                        else sqlerrm end;
+                    stops[place] := op;
+                    exit;
+                end;
+            end loop;
+        exception when lock_not_available or deadlock_detected then
+            verdicts[place] := 'locked';
+            notes[place] := null;
+            stops[place] := 0;
+        end;
+    end loop;
+    for place in select p from generate_subscripts(ids, 1) as p where verdicts[p] = 'stale' loop
+        if exists (
+            select from slayq.job j where j.id = ids[place] and j.worker_id = worker and j.lease = leases[place] offset 0
+        ) then
+            verdicts[place] := 'locked';
+        end if;
+    end loop;
+
+    writable := array(
+        select o from generate_subscripts(op_runs, 1) as o
+        where op_kinds[o] in ('step', 'step_failed', 'sleep')
+            and verdicts[op_runs[o]] in ('ok', 'settled', 'refused') and coalesce(o < stops[op_runs[o]], true)
+        order by o
+    );
+    if cardinality(writable) > 0 then
+        insert into slayq.step as old (job_id, name, kind, state, number, output, error, attempts, due_at)
+        select ids[op_runs[o]], op_names[o], case op_kinds[o] when 'sleep' then 'sleep' else 'run' end,
+            case when op_kinds[o] = 'step' then 'done' when op_final[o] then 'failed' else 'pending' end,
+            case when op_kinds[o] = 'step' or op_final[o] then batch + o end,
+            case when op_kinds[o] = 'step' then op_values[o] end,
+            case when op_kinds[o] = 'step_failed' then op_values[o] end,
+            coalesce(op_attempts[o], 0),
+            case
+                when op_kinds[o] = 'sleep' then coalesce(op_untils[o], slayq._after_1(op_seconds[o]))
+                when op_kinds[o] = 'step_failed' and not op_final[o] then slayq._after_1(coalesce(op_seconds[o], 0))
+            end
+        from unnest(writable) as o
+        on conflict (job_id, name) do update set
+            state = excluded.state, number = excluded.number, output = excluded.output, error = excluded.error,
+            attempts = greatest(old.attempts, excluded.attempts), due_at = excluded.due_at
+        where old.kind = 'run' and old.state = 'pending' and excluded.kind = 'run';
+    end if;
+
+    -- A send of its own may have cancelled a run: what is left of it goes.
+    for held in
+        select j.* from slayq.job j
+        where j.id = any (ids) and j.worker_id = worker and j.cancelled
+            and j.lease = leases[array_position(ids, j.id)]
+            and verdicts[array_position(ids, j.id)] in ('ok', 'settled', 'refused', 'dropped')
+    loop
+        verdicts[array_position(ids, held.id)] := 'dropped';
+    end loop;
+    delete from slayq.job j where j.id = any (array(
+        select ids[p] from generate_subscripts(ids, 1) as p where verdicts[p] = 'dropped' and ends[p] is not null
+    ));
+
+    closing := array(select p from generate_subscripts(ids, 1) as p where verdicts[p] = 'settled');
+    if cardinality(closing) > 0 then
+        return query select * from slayq._end_segments_1(
+            array(select ids[p] from unnest(closing) as p), array(select seen[p] from unnest(closing) as p),
+            array(select ends[p] from unnest(closing) as p), array(select outputs[p] from unnest(closing) as p),
+            array(select errors[p] from unnest(closing) as p), array(select delays[p] from unnest(closing) as p),
+            array(select reasons[p] from unnest(closing) as p), batch, keep_done
+        );
+    end if;
+    return query
+        select ids[p], verdicts[p], notes[p], null::double precision, null::text
+        from generate_subscripts(ids, 1) as p where verdicts[p] <> 'settled';
+end
+$$;
+
+-- The next state of runs whose segments have ended; their rows are locked, and held.
+create function slayq._end_segments_1(
+    ids bigint[], seen bigint[], ends text[], outputs json[], errors text[], delays double precision[], reasons text[],
+    batch bigint, keep_done boolean
+) returns table (id bigint, verdict text, note text, due_in double precision, ready text)
+language plpgsql volatile rows 100 set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+#variable_conflict use_column
+declare
+    finished constant bigint[] := array(select ids[p] from generate_subscripts(ids, 1) as p where ends[p] = 'done');
+    parking constant bigint[] := array(select ids[p] from generate_subscripts(ids, 1) as p where ends[p] = 'suspended');
+    place integer;
+    run slayq.job;
+    due timestamptz;
+begin
+    if cardinality(finished) > 0 then
+        -- First what the run's invokers wait for: the trigger at its end finds it there.
+        with told as (
+            insert into slayq.event (kind, term, event, match_key, match_value, value)
+            select 'invocation', slayq._term_1('', 'run', j.run_id::text), '', 'run', j.run_id::text,
+                coalesce(outputs[array_position(ids, j.id)], 'null')
+            from slayq.job j
+            where j.id = any (finished) and exists (
+                select from slayq.step s where s.state = 'pending' and s.term = slayq._term_1('', 'run', j.run_id::text)
+                    and s.match_value = j.run_id::text
+            )
+            returning event.id
+        )
+        select slayq._wake_1(array['@events']) from (select from told limit 1) as any_told;
+        with ended as (
+            delete from slayq.job j where j.id = any (finished)
+            returning j.id, j.queue, j.event, j.attempts, j.payload, j.created_at, j.run_id
+        )
+        insert into slayq.done_job (id, queue, event, attempts, payload, created_at, run_id, output)
+        select e.id, e.queue, e.event, e.attempts, e.payload, e.created_at, e.run_id, outputs[array_position(ids, e.id)]
+        from ended e where keep_done
+        on conflict (id) do nothing;
+        return query select f, 'settled'::text, null::text, null::double precision, null::text from unnest(finished) as f;
+    end if;
+
+    if cardinality(parking) > 0 then
+        return query
+            with pending as materialized (
+                select p.id,
+                    min(s.due_at) filter (where s.state = 'pending') as due_at,
+                    -- Invariant I: an outcome that the app has not seen, or nothing at all to wait for.
+                    count(*) filter (where s.state = 'pending') = 0 or bool_or(
+                        s.kind in ('sleep', 'wait', 'invoke') and s.number > seen[array_position(ids, p.id)]
+                    ) as at_once,
+                    coalesce(bool_or(s.kind = 'run' and s.state = 'pending'), false) as failing
+                from unnest(parking) as p (id)
+                left join slayq.step s on s.job_id = p.id
+                group by p.id
+            )
+            update slayq.job j
+            set state = case when coalesce(pending.at_once, true) then 'ready' else 'scheduled' end,
+                parked = not coalesce(pending.at_once, true),
+                worker_id = null, leased_at = null, delivery_failures = 0, updated_at = now(),
+                -- Attempts are those of one stage, unless a step is still to be tried again.
+                attempts = case when pending.failing then j.attempts - 1 else 0 end,
+                run_at = case when coalesce(pending.at_once, true) then clock_timestamp()
+                    else least(pending.due_at, '9999-12-31') end
+            from pending
+            where j.id = any (parking) and j.id = pending.id
+            returning j.id, 'settled'::text, null::text,
+                case when j.parked then extract(epoch from j.run_at - clock_timestamp())::double precision end,
+                case when not j.parked then j.queue end;
+    end if;
+
+    for place in select p from generate_subscripts(ids, 1) as p where ends[p] not in ('done', 'suspended') loop
+        if ends[place] = 'dead' then
+            delete from slayq.job j where j.id = ids[place] returning * into run;
+            run.last_error := errors[place];
+            perform slayq._bury_1(run, reasons[place]);
+            return query select run.id, 'settled'::text, null::text, null::double precision, null::text;
+            continue;
+        end if;
+        due := slayq._after_1(case ends[place] when 'released' then 0 else coalesce(delays[place], 0) end);
+        update slayq.job j
+        set state = case ends[place] when 'released' then 'ready' else 'scheduled' end,
+            parked = false, worker_id = null, leased_at = null, updated_at = now(),
+            run_at = case ends[place] when 'released' then j.run_at else due end,
+            attempts = case ends[place] when 'retried' then j.attempts else greatest(j.attempts - 1, 0) end,
+            delivery_failures = case ends[place] when 'undelivered' then j.delivery_failures + 1
+                when 'retried' then 0 else j.delivery_failures end,
+            last_error = coalesce(errors[place], j.last_error)
+        where j.id = ids[place]
+        returning * into run;
+        return query select run.id, 'settled'::text, null::text,
+            case run.state when 'scheduled' then coalesce(delays[place], 0) end,
+            case run.state when 'ready' then run.queue end;
+    end loop;
+end
+$$;
+
+-- Ends what pending steps of these runs waited for up to now: sleeps are over, waits and invocations have timed out. An
+-- event that came in time counts, even if it has not been matched yet. Called with the runs' rows locked.
+create function slayq._expire_steps_1(ids bigint[], out events bigint, out invocations bigint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+declare
+    batch constant bigint := nextval('slayq.step_batch') << 20;
+    place bigint := 0;
+    expired slayq.step;
+    run slayq.job;
+    taken slayq.event;
+begin
+    events := 0;
+    invocations := 0;
+    for expired in
+        select s.* from slayq.step s
+        where s.job_id = any (ids) and s.state = 'pending' and s.kind <> 'run' and s.due_at <= clock_timestamp()
+        order by s.due_at, s.job_id, s.name
+    loop
+        taken := null;
+        if expired.kind = 'wait' then
+            select * into run from slayq.job j where j.id = expired.job_id;
+            taken := slayq._look_back_1(run, expired.term, expired.event, expired.match_key, expired.match_value);
+            if taken.created_at > expired.due_at then
+                taken := null;
+            end if;
+        end if;
+        place := place + 1;
+        update slayq.step s
+        set state = case when expired.kind = 'sleep' or taken.id is not null then 'done' else 'timed_out' end,
+            number = batch + place, output = taken.value, event_id = taken.id
+        where s.job_id = expired.job_id and s.name = expired.name;
+        events := events + (expired.kind = 'wait' and taken.id is null)::integer;
+        invocations := invocations + (expired.kind = 'invoke')::integer;
+    end loop;
+end
+$$;
+
+-- Hands events and the ends of callees to the runs that wait for them. A run whose row somebody else has locked is left,
+-- and the event stays for the next time; `more` says that there is something to do at once, `left_over` a little later.
+create function slayq._match_1(most integer, out matched bigint, out ready text[], out more boolean, out left_over boolean)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+#variable_conflict use_column
+declare
+    happened slayq.event;
+    waiting record;
+    run slayq.job;
+    complete boolean;
+    over bigint[] := '{}';
+    woken text;
+begin
+    matched := 0;
+    ready := '{}';
+    more := false;
+    left_over := false;
+    perform slayq._lock_matching_1(true);
+    for happened in
+        select e.* from slayq.event e where not e.matched order by e.id limit most
+    loop
+        complete := true;
+        for waiting in
+            select s.job_id, s.name from slayq.step s
+            where s.state = 'pending' and s.term = happened.term and s.event = happened.event
+                and s.match_key = happened.match_key and s.match_value = happened.match_value
+                and s.kind = case happened.kind when 'event' then 'wait' else 'invoke' end
+            order by s.job_id, s.name
+        loop
+            select * into run from slayq.job j where j.id = waiting.job_id for update skip locked;
+            if not found and exists (select from slayq.job j where j.id = waiting.job_id) then
+                complete := false;
+                continue;
+            end if;
+            continue when happened.kind = 'event' and run.id is not null
+                and happened.created_at < run.created_at and pg_visible_in_snapshot(happened.xid, run.born);
+            update slayq.step s
+            set state = happened.state, number = nextval('slayq.step_batch') << 20,
+                output = case happened.state when 'done' then happened.value end,
+                error = case happened.state when 'failed' then happened.value end,
+                event_id = case happened.kind when 'event' then happened.id end
+            where s.job_id = waiting.job_id and s.name = waiting.name and s.state = 'pending';
+            continue when not found;
+            matched := matched + 1;
+            update slayq.job j
+            set state = 'ready', parked = false, run_at = clock_timestamp(), updated_at = now()
+            where j.id = run.id and j.state = 'scheduled' and j.parked
+            returning j.queue into woken;
+            if found and woken <> all (ready) then
+                ready := ready || woken;
+            end if;
+        end loop;
+        if complete then
+            over := over || happened.id;
+        else
+            left_over := true;
+        end if;
+    end loop;
+    delete from slayq.event e where e.id = any (over) and e.kind = 'invocation';
+    update slayq.event e set matched = true where e.id = any (over) and e.kind = 'event';
+    more := cardinality(over) > 0 and exists (select from slayq.event e where not e.matched);
+end
+$$;

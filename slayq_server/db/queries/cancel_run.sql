@@ -1,0 +1,9 @@
+-- Cancels a run; whether there was one, and which of its own words the caller is to go by.
+-- $1 own words text[], $2 how long to wait for a lock, $3 run uuid
+with rules as materialized (
+    select set_config('slayq.own_words', $1::text[]::text, true) as own, set_config('lock_timeout', $2, true)
+),
+call as materialized (
+    select slayq._cancel_run_1($3) as cancelled from rules where rules.own is not null
+)
+select cancelled, slayq._words_1('slayq.heard') as heard from call
