@@ -116,7 +116,7 @@ class PostgRest:
 
     async def __aenter__(self) -> Self:
         self._pool = await asyncpg.create_pool(self._database_url, user=_LOGIN, min_size=0, max_size=4, timeout=10)
-        app = web.Application()
+        app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_post("/rpc/{function}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()

@@ -19,6 +19,7 @@ from slayq.contrib import asgi, wsgi
 from slayq.contrib import django as of_django
 from slayq.contrib import fastapi as of_fastapi
 from slayq.contrib import flask as of_flask
+from tests.support import django_project
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -118,13 +119,7 @@ def _django(view: Any) -> None:
 
     urls = ModuleType("urls_of_the_test")
     urls.urlpatterns = [path(PATH.lstrip("/"), view)]  # type: ignore[attr-defined]
-    if not settings.configured:
-        import django
-
-        settings.configure(
-            ALLOWED_HOSTS=["*"], MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware"], LOGGING_CONFIG=None
-        )
-        django.setup()
+    django_project.set_up()
     settings.ROOT_URLCONF = urls
     clear_url_caches()
 
