@@ -129,8 +129,9 @@ async def _said(connection: asyncpg.Connection, event: OutgoingEvent) -> tuple[s
 async def test_an_app_is_registered(driver: Driver) -> None:
     """The answer has the server's warnings."""
     assert isinstance(driver, Driver)
-    warning = "'shop/order.placed' invokes 'shop/render', which no app has registered yet"
-    assert Registered(1, (warning,)) == await driver.register(SHOP)
+    warning = "'shop/order.placed' invokes 'shop/print', which no app has registered yet"
+    changed = manifest(function(PLACED, invokes=["shop/print", "shop/mail"]), function("shop/mail"))
+    assert Registered(2, (warning,)) == await driver.register(changed)
     assert Registered(0, ()) == await driver.register(manifest())
 
 

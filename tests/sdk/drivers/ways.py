@@ -180,7 +180,8 @@ async def _asyncpg_pool(url: str) -> AsyncIterator[Joined]:
         transactions = _Transactions(conn)
         await transactions.begin()
         yield Joined(conn, transactions.commit, transactions.rollback)
-        await transactions.rollback()
+        with contextlib.suppress(asyncpg.InterfaceError):  # the test has ended the connection
+            await transactions.rollback()
 
 
 @contextlib.asynccontextmanager
