@@ -106,7 +106,7 @@ async def test_a_body_over_the_limit_is_not_taken(
 
     for body in _said_and_unsaid(adapter, b"x" * 1001, pieces()):
         answer = await client.post(url, content=body)
-        assert (413, "too_large") == (answer.status_code, answer.json()["error"]["code"])
+        assert (413, "size") == (answer.status_code, answer.json()["error"]["code"])
     assert [] == scripted.bodies
     assert 200 == (await client.post(url, content=b"x" * 1000)).status_code
     assert [b"x" * 1000] == scripted.bodies
