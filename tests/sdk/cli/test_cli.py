@@ -70,8 +70,10 @@ def test_functions_are_listed(project: Project, capsys: pytest.CaptureFixture[st
     assert "" == said.err
     assert [
         "EVENT              FUNCTION  QUEUE    RETRIES  PRIORITY  MORE",
-        "shop/order.placed  fulfil    orders   5        10        cancelled by shop/order.cancelled (order_id);"
-        " waits for shop/order.paid (order_id); invokes shop/render",
+        (
+            "shop/order.placed  fulfil    orders   5        10        cancelled by shop/order.cancelled (order_id);"
+            " waits for shop/order.paid (order_id); invokes shop/render"
+        ),
         "shop/nightly       nightly   general  25       0         cron TZ=Asia/Singapore 0 3 * * *",
     ] == said.out.splitlines()
 
