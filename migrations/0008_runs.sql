@@ -54,6 +54,8 @@ create table slayq.interest (
 create index interest_function on slayq.interest (function_event);
 
 create unique index job_run on slayq.job (run_id) where run_id is not null;
+create index dead_letter_run on slayq.dead_letter (run_id) where run_id is not null;
+create index done_job_run on slayq.done_job (run_id) where run_id is not null;
 create index job_run_age on slayq.job (event, created_at) where run_id is not null;
 
 create table slayq.step (
@@ -75,6 +77,8 @@ create table slayq.step (
     match_value text,
     -- The event that a wait took: it counts for no later wait of the same run.
     event_id bigint,
+    -- Of the segment that said it: the same op once more is one whose flush was committed and the answer lost.
+    lease bigint,
     created_at timestamptz not null default clock_timestamp(),
     primary key (job_id, name),
     constraint ended_by_number check ((state = 'pending') = (number is null))

@@ -3,25 +3,30 @@
 
 -- What a segment starts from, as JSON: all that the job's row does not say itself. Outputs go in as they are stored.
 create function slayq._run_1(job slayq.job) returns json
-language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
-    select format(
+language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+declare
+    url text;
+    seen bigint;
+    steps text;
+begin
+    select to_json(f.url) into url from slayq.function f where f.event = job.event;
+    select max(s.number), string_agg(concat(
+        '{"name":', to_json(s.name), ',"kind":"', s.kind, '","state":"', s.state, '"',
+        case when s.state = 'done' then ',"output":' || coalesce(s.output::text, 'null') end,
+        case when s.error is not null then ',"error":' || s.error::text end,
+        case when s.attempts > 0 then ',"attempts":' || s.attempts end,
+        case when s.kind = 'run' and s.state = 'pending' then ',"retry_in_ms":'
+            || greatest(0, ceil(extract(epoch from coalesce(s.due_at, now()) - clock_timestamp()) * 1000)) end,
+        '}'
+    ), ',' order by s.number nulls last, s.created_at, s.name) into seen, steps
+    from slayq.step s where s.job_id = job.id;
+    return format(
         '{"id":"%s","url":%s,"created_at":"%s","delivery_failures":%s,"traceparent":%s,"seen":%s,"steps":[%s]}',
-        job.run_id, coalesce((select to_json(f.url) from slayq.function f where f.event = job.event)::text, 'null'),
+        job.run_id, coalesce(url, 'null'),
         to_char(job.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), job.delivery_failures,
-        coalesce(to_json(job.traceparent)::text, 'null'), coalesce(steps.seen, 0), coalesce(steps.list, '')
-    )::json
-    from (
-        select max(s.number) as seen, string_agg(concat(
-            '{"name":', to_json(s.name), ',"kind":"', s.kind, '","state":"', s.state, '"',
-            case when s.state = 'done' then ',"output":' || coalesce(s.output::text, 'null') end,
-            case when s.error is not null then ',"error":' || s.error::text end,
-            case when s.attempts > 0 then ',"attempts":' || s.attempts end,
-            case when s.kind = 'run' and s.state = 'pending' then ',"retry_in_ms":'
-                || greatest(0, ceil(extract(epoch from coalesce(s.due_at, now()) - clock_timestamp()) * 1000)) end,
-            '}'
-        ), ',' order by s.number nulls last, s.created_at, s.name) as list
-        from slayq.step s where s.job_id = job.id
-    ) as steps
+        coalesce(to_json(job.traceparent)::text, 'null'), coalesce(seen, 0), coalesce(steps, '')
+    );
+end
 $$;
 
 -- Keeps waits from being added while events are matched, and the other way round (invariant H).
@@ -69,10 +74,16 @@ declare
     wanted bigint;
     output json;
 begin
+    if exists (
+        select from slayq.step s
+        where s.job_id = run.id and s.name = step_name and s.kind = _carry_out_1.kind and s.lease = run.lease
+    ) then
+        return; -- this very op is written already: the answer to its flush was lost
+    end if;
     if kind = 'send' then
         select coalesce(json_agg(sent), '[]') into output from slayq._send_many_1(value) as sent;
-        insert into slayq.step (job_id, name, kind, state, number, output)
-        values (run.id, step_name, 'send', 'done', step_number, output);
+        insert into slayq.step (job_id, name, kind, state, number, output, lease)
+        values (run.id, step_name, 'send', 'done', step_number, output, run.lease);
     elsif kind = 'wait' then
         if not exists (
             select from slayq.interest i where i.event = event_name and i.kind = 'wait'
@@ -84,11 +95,12 @@ begin
         end if;
         wanted := slayq._term_1(event_name, match_name, match_text);
         taken := slayq._look_back_1(run, wanted, event_name, match_name, match_text);
-        insert into slayq.step (job_id, name, kind, state, number, output, event_id, due_at, term, event, match_key, match_value)
+        insert into slayq.step (job_id, name, kind, state, number, output, event_id, due_at, term, event, match_key,
+            match_value, lease)
         values (
             run.id, step_name, 'wait', case when taken.id is null then 'pending' else 'done' end,
             case when taken.id is not null then step_number end, taken.value, taken.id, slayq._after_1(seconds), wanted,
-            event_name, match_name, match_text
+            event_name, match_name, match_text, run.lease
         );
     else
         perform slayq._check_data_1(event_name, value);
@@ -99,9 +111,9 @@ begin
                 using errcode = 'SQ010', hint = 'Start the app that has the function, which registers it.';
         end if;
         callee := slayq._create_run_1(target, value, now(), null, run.traceparent);
-        insert into slayq.step (job_id, name, kind, state, due_at, term, event, match_key, match_value)
+        insert into slayq.step (job_id, name, kind, state, due_at, term, event, match_key, match_value, lease)
         values (run.id, step_name, 'invoke', 'pending', slayq._after_1(seconds), slayq._term_1('', 'run', callee::text),
-            '', 'run', callee::text);
+            '', 'run', callee::text, run.lease);
     end if;
 end
 $$;
@@ -263,18 +275,17 @@ declare
 begin
     if cardinality(finished) > 0 then
         -- First what the run's invokers wait for: the trigger at its end finds it there.
-        with told as (
-            insert into slayq.event (kind, term, event, match_key, match_value, value)
-            select 'invocation', slayq._term_1('', 'run', j.run_id::text), '', 'run', j.run_id::text,
-                coalesce(outputs[array_position(ids, j.id)], 'null')
-            from slayq.job j
-            where j.id = any (finished) and exists (
-                select from slayq.step s where s.state = 'pending' and s.term = slayq._term_1('', 'run', j.run_id::text)
-                    and s.match_value = j.run_id::text
-            )
-            returning event.id
-        )
-        select slayq._wake_1(array['@events']) from (select from told limit 1) as any_told;
+        insert into slayq.event (kind, term, event, match_key, match_value, value)
+        select 'invocation', slayq._term_1('', 'run', j.run_id::text), '', 'run', j.run_id::text,
+            coalesce(outputs[array_position(ids, j.id)], 'null')
+        from slayq.job j
+        where j.id = any (finished) and exists (
+            select from slayq.step s where s.state = 'pending' and s.term = slayq._term_1('', 'run', j.run_id::text)
+                and s.match_value = j.run_id::text
+        );
+        if found then
+            perform slayq._wake_1(array['@events']);
+        end if;
         with ended as (
             delete from slayq.job j where j.id = any (finished)
             returning j.id, j.queue, j.event, j.attempts, j.payload, j.created_at, j.run_id
@@ -292,21 +303,21 @@ begin
                 select p.id,
                     min(s.due_at) filter (where s.state = 'pending') as due_at,
                     -- Invariant I: an outcome that the app has not seen, or nothing at all to wait for.
-                    count(*) filter (where s.state = 'pending') = 0 or bool_or(
+                    count(*) filter (where s.state = 'pending') = 0 or coalesce(bool_or(
                         s.kind in ('sleep', 'wait', 'invoke') and s.number > seen[array_position(ids, p.id)]
-                    ) as at_once,
+                    ), false) as at_once,
                     coalesce(bool_or(s.kind = 'run' and s.state = 'pending'), false) as failing
                 from unnest(parking) as p (id)
                 left join slayq.step s on s.job_id = p.id
                 group by p.id
             )
             update slayq.job j
-            set state = case when coalesce(pending.at_once, true) then 'ready' else 'scheduled' end,
-                parked = not coalesce(pending.at_once, true),
+            set state = case when pending.at_once then 'ready' else 'scheduled' end,
+                parked = not pending.at_once,
                 worker_id = null, leased_at = null, delivery_failures = 0, updated_at = now(),
                 -- Attempts are those of one stage, unless a step is still to be tried again.
                 attempts = case when pending.failing then j.attempts - 1 else 0 end,
-                run_at = case when coalesce(pending.at_once, true) then clock_timestamp()
+                run_at = case when pending.at_once then clock_timestamp()
                     else least(pending.due_at, '9999-12-31') end
             from pending
             where j.id = any (parking) and j.id = pending.id

@@ -96,17 +96,20 @@ async def test_a_paused_queue_is_not_delivered_until_it_is_resumed(
     assert "paused" == second.event
 
 
-async def test_resuming_wakes_idle_daemons(cli: Cli, connection: asyncpg.Connection, connect: Connect) -> None:
-    """Whoever wants the queue's word is told."""
-    await connection.execute("insert into slayq.queue (name, paused) values ('mail', true)")
+async def test_daemons_are_told_of_a_pause_and_of_its_end(
+    cli: Cli, connection: asyncpg.Connection, connect: Connect
+) -> None:
+    """Each time something changes, so that none waits for its next heartbeat."""
+    await connection.execute("insert into slayq.queue (name) values ('mail')")
     await register_worker(connection, "a", 60)
-    await connection.execute("update slayq.worker set wants = '{mail}'")
+    await connection.execute("update slayq.worker set wants = '{mail,@queues}'")
     heard: list[Any] = []
     listener = await connect()
     await listener.add_listener("slayq", lambda *message: heard.append(message[-1]))
-    await cli.ok("queues", "resume", "mail")
+    for command in ("resume", "pause", "pause", "resume"):
+        await cli.ok("queues", command, "mail")
     await listener.execute("select")  # a round trip: what was sent before has come
-    assert ["mail"] == heard
+    assert ["@queues", "@queues"] == heard
 
 
 async def test_workers_list(cli: Cli, connection: asyncpg.Connection) -> None:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 ROWS = 200_000
 FEW = 60
 """Jobs of each kind that the statements are about."""
-GROWING = {"job", "wait", "dead_letter", "done_job", "trigger"}
+GROWING = {"job", "wait", "dead_letter", "done_job", "trigger", "step", "event", "sent"}
 PAYLOAD = f'{{"url": "{URL}", "event": "shop/order", "data": {{"n": %s}}}}'
+CONTINUED = f'{{"url": "{URL}", "event": "shop/order", "data": {{"n": 1}}, "cache": {{}}}}'
 
 # A handful of jobs in every state, for the statements to act upon; ids by what they are for.
 HANDFUL = f"""
@@ -55,6 +56,33 @@ insert into slayq.dead_letter
 select -n, 'mail', 'no-retry', 0, 1, 25, 'letter-' || n, 'shop/order', replace('{PAYLOAD}', '%s', n::text)::json,
     now(), now()
 from generate_series(1, {FEW}) as n;
+
+select slayq.register('{{"app": "shop", "url": "{URL}", "functions": [
+    {{"event": "run/order", "cancel_on": [{{"event": "run/stop", "match": "n"}}],
+     "waits_on": [{{"event": "run/paid", "match": "n"}}], "queue": "runs"}}]}}');
+
+insert into slayq.job
+    (queue, state, event, payload, match_terms, worker_id, lease, job_key, run_at, run_id, born, parked)
+select 'runs', state, 'run/order', replace('{PAYLOAD}', '%s', n::text)::json,
+    slayq._match_terms_1('run/order', json_build_object('n', n)), worker_id, coalesce(worker_id, 0), key || '-' || n,
+    now() + run_at::interval, gen_random_uuid(), pg_current_snapshot(), state = 'scheduled'
+from (values
+    ('ready', null::bigint, 'runready', '-1 s'),
+    ('leased', 1, 'runleased', '-1 s'),
+    ('scheduled', null, 'rundue', '-1 s'),
+    ('scheduled', null, 'runparked', '1 hour')
+) as kinds (state, worker_id, key, run_at)
+cross join lateral (select n from generate_series(1, {FEW}) as n) as numbers;
+
+insert into slayq.step (job_id, name, kind, state, number, output)
+select id, 'step', 'run', 'done', 1, '1' from slayq.job where run_id is not null;
+insert into slayq.step (job_id, name, kind, state, due_at, term, event, match_key, match_value)
+select id, 'wait', 'wait', 'pending', run_at, slayq._term_1('run/paid', 'n', split_part(job_key, '-', 2)), 'run/paid',
+    'n', split_part(job_key, '-', 2)
+from slayq.job where job_key like 'runparked-%' or job_key like 'rundue-%';
+insert into slayq.event (kind, term, event, match_key, match_value, value)
+select 'event', slayq._term_1('run/paid', 'n', n::text), 'run/paid', 'n', n::text, '{{}}'
+from generate_series(1, 5) as n;
 """
 
 # What must cost nothing: runs that sleep, wait or failed, jobs blocked behind two busy lanes, jobs of a queue without a
@@ -83,6 +111,23 @@ from crowd where n % 2 = 0;
 
 insert into slayq.trigger (term, kind, event, match_key, match_value)
 select slayq._term_1('paid', 'order', 'x' || n), 'event', 'paid', 'order', 'x' || n from crowd where n % 10 = 0;
+
+insert into slayq.job
+    (queue, state, event, payload, match_terms, job_key, run_at, run_id, born, parked, created_at)
+select 'runs', 'scheduled', 'run/order', replace('{PAYLOAD}', '%s', (n + 1000)::text)::json,
+    array[slayq._term_1('run/order', 'n', (n + 1000)::text)], 'crowdrun-' || n, now() + interval '1 day',
+    gen_random_uuid(), pg_current_snapshot(), true, now() - interval '2 days'
+from crowd where n % 2 = 0;
+insert into slayq.step (job_id, name, kind, state, number, output)
+select id, 'step', 'run', 'done', 1, '1' from slayq.job where job_key like 'crowdrun-%';
+insert into slayq.step (job_id, name, kind, state, due_at, term, event, match_key, match_value)
+select id, 'wait', 'wait', 'pending', run_at, slayq._term_1('run/paid', 'n', job_key), 'run/paid', 'n', job_key
+from slayq.job where job_key like 'crowdrun-%';
+insert into slayq.event (kind, term, event, match_key, match_value, value, matched, created_at)
+select 'event', slayq._term_1('run/paid', 'n', 'x' || n), 'run/paid', 'n', 'x' || n, '{{}}', true,
+    now() - interval '1 hour'
+from crowd where n % 2 = 0;
+insert into slayq.sent (id, event) select 'x' || n, 'run/order' from crowd where n % 2 = 0;
 """
 
 
@@ -93,6 +138,7 @@ NO_PAYLOADS = f"array_fill(null::json, array[{FEW}])"
 # A daemon's statements, with arguments: these run with the settings of the daemon's connections.
 DAEMON = {
     "lease": f"1, '{{mail,post}}', '{{0,0}}', '{{{FEW},{FEW}}}', null",
+    "lease runs": f"1, '{{runs}}', '{{0}}', '{{{FEW}}}', null",
     "settle_completed": f"{SETTLED}, true",
     "settle_retried": (
         f"{SETTLED}, array_fill(9.0::float8, array[{FEW}]), {ERRORS}, array_fill(false, array[{FEW}]), {NO_PAYLOADS}"
@@ -107,6 +153,23 @@ DAEMON = {
     "worker_renew": "1, 60, '{mail,post,letters}'",
     "add_job": f"'mail', '{PAYLOAD % 1}', null, null, null, 'leased-1', null, null, null",
     "admin_redrive": "array[-1, -2]",
+    "flush_runs": (
+        "1, <runleased>, array_fill(1::bigint, array[{few}]), array_fill(1::bigint, array[{few}]), {ends},"
+        " array_fill('1'::json, array[{few}]), {texts}, array_fill(null::float8, array[{few}]), {texts},"
+        " array[1, 2, 3], '{{step,wait,sleep}}', '{{a,b,c}}', array['1'::json, null, null], '{{null,run/paid,null}}',"
+        " '{{null,n,null}}', '{{null,7,null}}', '{{null,60,60}}', array_fill(null::timestamptz, array[3]),"
+        " array_fill(null::integer, array[3]), array_fill(null::boolean, array[3]), true, '{{}}'"
+    ).format(
+        few=FEW,
+        ends=f"array['suspended', 'suspended', 'suspended'] || array_fill('done'::text, array[{FEW - 3}])",
+        texts=f"array_fill(null::text, array[{FEW}])",
+    ),
+    "match_events": "100",
+    "runs_cancelled": "1",
+    "prune_events": "86400, 100",
+    "prune_sent": "86400, 100",
+    "prune_triggers": "86400, 1000000, 100",
+    "prune_dead": "86400, 100",
 }
 
 # What apps call, from sessions with any settings. `<parked>` and the like stand for ids of the handful.
@@ -119,6 +182,12 @@ APP = {
     ),
     "add a running key": (
         f"select slayq._add_job_1('mail', '{PAYLOAD % 1}', null, null, null, 'leased-1', null, null, null)"
+    ),
+    "continue a job that is gone": (
+        f"select slayq._add_job_1('mail', '{CONTINUED}', null, now() + interval '1 h', null, 'gone', null, null, null)"
+    ),
+    "report of a dead letter": (
+        f"select slayq._add_job_1('mail', '{CONTINUED}', null, null, null, 'letter-1', null, null, null)"
     ),
     "add in bulk": (
         f"select slayq._add_jobs_1(array_fill(row('mail', '{PAYLOAD % 1}', null, null, null, null, null, null)"
@@ -135,6 +204,11 @@ APP = {
     "complete": "select slayq.complete_jobs(<parked>)",
     "fail": "select slayq.permanently_fail_jobs(<parked>)",
     "reschedule": "select slayq.reschedule_jobs(<parked>, priority => 1)",
+    "send": "select slayq.send('run/order', '{\"n\": 1}')",
+    "send an id": "select slayq.send('run/order', '{\"n\": 1}', 'new')",
+    "send what is waited for": "select slayq.send('run/paid', '{\"n\": 1}')",
+    "send what cancels": "select slayq.send('run/stop', '{\"n\": 1}')",
+    "cancel a run": "select slayq.cancel((select run_id from slayq.job where job_key = 'runparked-1'))",
 }
 
 
@@ -152,6 +226,11 @@ class Reading:
 READ = """
     select relname, coalesce(seq_tup_read, 0) as seq, coalesce(idx_tup_fetch, 0) as idx
     from pg_stat_xact_user_tables where schemaname = 'slayq'"""
+
+
+def statements() -> set[str]:
+    """The files of queries/ that are measured, one with several sets of arguments once."""
+    return {name.split()[0] for name in DAEMON}
 
 
 async def read_by(connection: asyncpg.Connection, statement: str) -> Reading:
@@ -200,7 +279,7 @@ class Sessions:
         """Connects and prepares."""
         daemon = await connect(url, server_settings={**SESSION_SETTINGS, "plan_cache_mode": plan_cache_mode})
         app = await connect(url, server_settings={"plan_cache_mode": plan_cache_mode})
-        for name in DAEMON:
+        for name in statements():
             await daemon.execute(f"prepare {name} as {query(name)}")
         rows = await app.fetch(
             "select split_part(job_key, '-', 1) as kind, string_agg(id::text, ',' order by id) as ids "
@@ -212,7 +291,10 @@ class Sessions:
 
     async def readings(self) -> dict[str, Reading]:
         """What each hot statement reads."""
-        daemon = {name: await read_by(self._daemon, self._filled(f"execute {name}({DAEMON[name]})")) for name in DAEMON}
+        daemon = {
+            name: await read_by(self._daemon, self._filled(f"execute {name.split()[0]}({arguments})"))
+            for name, arguments in DAEMON.items()
+        }
         return daemon | {name: await read_by(self._app, self._filled(call)) for name, call in APP.items()}
 
     def _filled(self, statement: str) -> str:

@@ -3,7 +3,7 @@
 -- $1 age in seconds, $2 how many go at once
 with old as (
     select e.id from slayq.event e
-    where e.matched and e.created_at < clock_timestamp() - make_interval(secs => $1)
+    where e.matched and e.created_at < statement_timestamp() - make_interval(secs => $1)
         and not exists (
             select from slayq.interest i
             join slayq.job j on j.event = i.function_event and j.run_id is not null and j.created_at <= e.created_at
