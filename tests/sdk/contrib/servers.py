@@ -96,6 +96,20 @@ def _fastapi(sq: SlayQ, port: int = 0) -> AbstractAsyncContextManager[str]:
     return uvicorned(app, port)
 
 
+def _fastapi_middleware(sq: SlayQ, port: int = 0) -> AbstractAsyncContextManager[str]:
+    """With middleware that stands between requests and answers, as many apps have it."""
+    from fastapi import FastAPI, Request
+
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def pass_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    app.include_router(of_fastapi.router(sq, PATH))
+    return uvicorned(app, port)
+
+
 def _aiohttp(sq: SlayQ, port: int = 0) -> AbstractAsyncContextManager[str]:
     app = web.Application()
     of_aiohttp.setup(app, sq, PATH)
@@ -147,11 +161,12 @@ ADAPTERS: dict[str, Callable[..., AbstractAsyncContextManager[str]]] = {
     "asgi": _asgi,
     "starlette": _starlette,
     "fastapi": _fastapi,
+    "fastapi-middleware": _fastapi_middleware,
     "django-asgi": _django_asgi,
     "django-wsgi": _django_wsgi,
     "flask": _flask,
     "wsgi": _wsgi,
     "aiohttp": _aiohttp,
 }
-REGISTERING = ("asgi", "starlette", "fastapi", "aiohttp")
+REGISTERING = ("asgi", "starlette", "fastapi", "fastapi-middleware", "aiohttp")
 """Adapters of frameworks that say when an app starts."""

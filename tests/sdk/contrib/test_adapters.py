@@ -162,7 +162,7 @@ async def test_a_server_that_is_away_does_not_keep_the_app_from_starting(
     scripted.failures = [Unavailable("away"), Unavailable("away still"), Unauthorized("who are you")]
     async with registering(of(scripted), first_delay=0, longest_delay=0):
         assert 1 == scripted.registrations
-        await wait_until(lambda: "registered 1 functions" in caplog.text)
+        await wait_until(lambda: "functions registered with Slay Q's server: 1" in caplog.text)
         assert 4 == scripted.registrations
     assert "it invokes what nobody has" in caplog.text
     assert "away still" in caplog.text

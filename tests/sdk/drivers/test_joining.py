@@ -129,6 +129,15 @@ async def test_django_on_another_database_is_refused() -> None:
         await asyncio.to_thread(lambda: send_over_sync(databases["default"], [placed()]))
 
 
+def test_sqlalchemy_on_another_database_is_refused() -> None:
+    """Connections and sessions alike."""
+    engine = sqlalchemy.create_engine("sqlite://", poolclass=sqlalchemy.NullPool)
+    with engine.connect() as conn, pytest.raises(TypeError, match="leads to sqlite"):
+        send_over_sync(conn, [placed()])
+    with orm.Session(engine) as session, pytest.raises(TypeError, match="leads to sqlite"):
+        send_over_sync(session, [placed()])
+
+
 def _run() -> Any:
     from uuid import uuid4
 
