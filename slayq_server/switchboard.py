@@ -142,7 +142,7 @@ class Switchboard:
             self.store,
             keep_done=keep_done,
             own_words=self._own_words,
-            on_settled=self._report.settled,
+            on_settled=self._run_settled,
             on_flushed=self._flushed,
             close=lambda job_id, lease: self.dispatcher.close(job_id, lease),
             on_error=on_error,
@@ -348,6 +348,11 @@ class Switchboard:
         if settlement.outcome.kind is OutcomeKind.RETRIED and verdict == "settled":
             self._promoter.due_in(settlement.outcome.delay)
 
+    def _run_settled(self, settlement: Settlement, verdict: str) -> None:
+        self._report.settled(settlement, verdict)
+        if settlement.outcome.kind is OutcomeKind.DEAD or verdict == "dropped":
+            self._promoter.match()  # whoever invoked it is told at commit, when it is too late for a word
+
     def _flushed(self, runs: int, ops: int, flushed: Flushed) -> None:
         self._metrics.flush(runs, ops)
         self._promoter.due_in(flushed.due_in)
@@ -388,6 +393,7 @@ class Switchboard:
         cancelled, heard = await self._app_calls.cancel(run, self._own_words())
         self._hear_call(heard)
         self._cancellations.look()
+        self._promoter.match()  # as after a run's end
         return cancelled
 
     def _hear_call(self, heard: Collection[str]) -> None:

@@ -196,6 +196,10 @@ class Admin:
         job_id: int | None = await self._pool.fetchval("admin_trigger", schedule_id)
         return job_id
 
+    async def trigger_function(self, event: str) -> str:
+        """Creates a run of a function, as a tick of its schedule does; the run's id."""
+        return str(await self._pool.fetchval("send_tick", event, None))
+
     async def make_tick_due(self, schedule_id: str) -> None:
         """Makes a schedule's next tick due now: a daemon that has it fires it at its next heartbeat."""
         await self._pool.execute("admin_tick_now", schedule_id)

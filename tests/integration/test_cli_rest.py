@@ -170,6 +170,21 @@ async def test_cron_trigger(cli: Cli, connection: asyncpg.Connection) -> None:
     assert (3, "") == (finished.code, finished.stdout)
 
 
+async def test_cron_of_functions(cli: Cli, connection: asyncpg.Connection) -> None:
+    """Those that apps have registered: not planned yet, or with a line that cannot be read; triggered, they run."""
+    functions = [{"event": "good", "cron": "0 3 * * *", "queue": "mail"}, {"event": "odd", "cron": "99 * * * *"}]
+    manifest = {"app": "shop", "url": "http://a.example", "functions": functions}
+    await connection.execute("select slayq.register($1)", json.dumps(manifest))
+    good, odd = (await cli.json("cron", "list"))["schedules"]
+    assert ("function:good", None, None) == (good["id"], good["next_at"], good["problem"])
+    assert ("function:odd", None) == (odd["id"], odd["next_at"])
+    assert odd["problem"]
+    assert "never: " in (await cli.ok("cron", "list")).stdout
+    document = await cli.json("cron", "trigger", "function:good")
+    assert document["run"] == str(await connection.fetchval("select run_id from slayq.job where event = 'good'"))
+    assert "Run " in (await cli.ok("cron", "trigger", "function:good")).stdout
+
+
 async def test_cron_trigger_of_a_minute_tick_that_is_being_delivered(cli: Cli, connection: asyncpg.Connection) -> None:
     """Of the v1 tick there is never more than one: exit 1, and nothing is added."""
     await add_schedule(connection, "slayq:minute", kind="tick")

@@ -515,7 +515,7 @@ async def test_urls_of_functions_keep_to_the_address_rules(
 
 async def test_a_functions_schedule_fires(daemons: Daemons, app: OpsApp, connection: asyncpg.Connection) -> None:
     """It is planned by whichever daemon sees it first; a tick makes a run of the function."""
-    await start(daemons, app)
+    await start(daemons, app, worker={"lease": 1.5, "renew": 0.3})
     await app.register(
         connection,
         {"event": "nightly", "cron": "TZ=Asia/Singapore 0 3 * * *"},
