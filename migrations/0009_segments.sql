@@ -331,6 +331,11 @@ begin
             delete from slayq.job j where j.id = ids[place] returning * into run;
             run.last_error := errors[place];
             perform slayq._bury_1(run, reasons[place]);
+            if json_typeof(outputs[place]) = 'array' then
+                update slayq.step s set blamed = true
+                where s.job_id = run.id and s.state = 'failed'
+                    and s.name in (select step.value from json_array_elements_text(outputs[place]) as step);
+            end if;
             return query select run.id, 'settled'::text, null::text, null::double precision, null::text;
             continue;
         end if;

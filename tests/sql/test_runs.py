@@ -96,6 +96,19 @@ async def test_a_function_that_fails_is_tried_again_and_then_buried(
     assert (first.run["id"], 1, {"a": ("done", 1), "b": ("done", 2)}) == (again.run["id"], again.attempts, again.steps)
 
 
+async def test_a_run_that_is_put_back_tries_the_step_again_that_killed_it(
+    connection: asyncpg.Connection, runs: RunsDaemon
+) -> None:
+    """Only that: a failure that the function caught stays what it is, with what was done about it."""
+    await send(connection, PLACED, {"order": 7})
+    segment = (await runs.lease_one()).say("step_failed", "caught", ERROR, attempts=1, final=True).step("mend", 1)
+    segment.say("step_failed", "pay", ERROR, attempts=1, final=True)
+    await runs.flush(segment.ends("dead", error="StepFailed: pay", reason="no-retry", output=["pay", "mend"]))
+    assert 3 == await count(connection, "step")
+    await connection.execute("select slayq._redrive_1(array[$1::bigint])", segment.id)
+    assert {"caught": "failed", "mend": ("done", 1)} == (await runs.lease_one()).steps
+
+
 async def test_steps_go_with_the_dead_letter(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
     """Invariant F: what is recorded of a run lasts as long as its dead letter."""
     await send(connection, PLACED, {"order": 7})
