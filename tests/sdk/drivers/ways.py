@@ -51,6 +51,11 @@ class Joined:
         self._rollback = rollback
         self._thread = thread
 
+    @property
+    def is_sync(self) -> bool:
+        """Whether it is a sync connection, which lives in a thread."""
+        return self._thread is not None
+
     async def send(self, events: Sequence[OutgoingEvent]) -> list[UUID | None]:
         """Sends in the transaction, then commits it; an error rolls it back."""
         return await self._ended(self.send_only, events)
