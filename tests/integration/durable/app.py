@@ -1,6 +1,6 @@
 """An app of durable functions that a test can kill and hold up, in a process of its own.
 
-    python -m tests.integration.durable.app PORT FOLDER
+    python -m tests.integration.durable.app PORT FOLDER [URL]
 
 It writes a line for each thing that happens into FOLDER/log, and goes by what stands in FOLDER: a file `kill-7` has it
 kill itself after step 7, once; while `hold-7` is there, the body of step 7 does not end.
@@ -24,6 +24,8 @@ from slayq import Event, SlayQ, Step
 from slayq.contrib.aiohttp import setup
 
 PORT, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
+URL = sys.argv[3] if len(sys.argv) > 3 else f"http://127.0.0.1:{PORT}/slayq"
+"""Where the server reaches it: past a proxy, perhaps."""
 STEPS = 10
 
 
@@ -38,7 +40,7 @@ slow = Event("durable/slow", Order)
 waiter = Event("durable/waiter", Order)
 paid = Event("durable/paid", Order)
 parent = Event("durable/parent", Order)
-sq = SlayQ(app="durable", url=f"http://127.0.0.1:{PORT}/slayq", secret=os.environ["APP_SECRET"])
+sq = SlayQ(app="durable", url=URL, secret=os.environ["APP_SECRET"])
 _log = (FOLDER / "log").open("a", buffering=1)
 
 

@@ -35,6 +35,8 @@ class App:
         self._database_url = database_url
         self._stack = stack
         self._starts = 0
+        self.url = f"{self.origin}/slayq"
+        """Where the server reaches it."""
         self.program: Program | None = None
 
     async def start(self) -> Program:
@@ -43,7 +45,14 @@ class App:
         self.program = self._stack.enter_context(
             Program(
                 self.folder / f"start-{self._starts}",
-                command=[sys.executable, "-m", "tests.integration.durable.app", str(self.port), str(self.folder)],
+                command=[
+                    sys.executable,
+                    "-m",
+                    "tests.integration.durable.app",
+                    str(self.port),
+                    str(self.folder),
+                    self.url,
+                ],
                 env={"APP_SECRET": SECRET, "SLAY_Q_DATABASE_URL": self._database_url},
             )
         )
@@ -87,7 +96,7 @@ async def start_daemon(daemons: Daemons, app: App, **more: Any) -> Running:
     """A daemon with a short lease, for the app's one queue."""
     return await daemons.start(
         queues={"general": {"concurrency": 20, "backoff": FAST_BACKOFF}},
-        callbacks={"allow": [app.origin]},
+        callbacks={"allow": [app.origin, app.url.removesuffix("/slayq")]},
         worker={"lease": 3, "renew": 1},
         **more,
     )
@@ -101,6 +110,31 @@ async def registered(connection: asyncpg.Connection) -> None:
 async def send(connection: asyncpg.Connection, event: str, order: int = 1) -> str:
     """Starts a run; its id."""
     return str(await connection.fetchval("select slayq.send($1, $2)", event, json.dumps({"order": order})))
+
+
+TOTAL = sum(number * number for number in range(1, STEPS + 1))
+
+
+async def ended_right(connection: asyncpg.Connection, app: App, run: str) -> None:
+    """The run has ended, with the right sum each time its end was reached, and nothing of it is left."""
+    await wait_until(lambda: app.log("finished", run=run), 30, "the run's end")
+    left = "select not exists (select from slayq.job) and not exists (select from slayq.step)"
+    await wait_until(lambda: connection.fetchval(left), 30, "nothing being left of the run")
+    assert {TOTAL} == {line["total"] for line in app.log("finished", run=run)}
+    assert not await connection.fetchval("select exists (select from slayq.dead_letter)")
+
+
+async def held_in(connection: asyncpg.Connection, app: App, number: int) -> str:
+    """A run whose step of that number is held up, all before it recorded."""
+    app.mark(f"hold-{number}")
+    run = await send(connection, "durable/ten")
+    await wait_until(lambda: app.log("step", run=run, step=number), 20)
+
+    async def is_recorded() -> bool:
+        return await recorded(connection) == number - 1
+
+    await wait_until(is_recorded, 20)
+    return run
 
 
 async def recorded(connection: asyncpg.Connection) -> int:

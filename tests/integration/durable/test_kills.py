@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
-from tests.integration.durable.conftest import STEPS, App, recorded, registered, send, start_daemon
-from tests.support.wait import wait_until
+from slayq_server.dev.cluster import temporary_cluster
+from tests.conftest import chosen_installation
+from tests.integration.durable.conftest import STEPS, App, ended_right, held_in, registered, send, start_daemon
+from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from tests.support.daemon import Daemons
 
-TOTAL = sum(number * number for number in range(1, STEPS + 1))
 
-
-async def ended_right(connection: asyncpg.Connection, app: App, run: str) -> None:
-    """The run has ended, once, with the right sum, and nothing of it is left."""
-    await wait_until(lambda: app.log("finished", run=run), 30, "the run's end")
-    left = "select exists (select from slayq.job) or exists (select from slayq.step)"
-    await wait_until(lambda: _none(connection, left), 30, "nothing being left of the run")
-    assert {TOTAL} == {line["total"] for line in app.log("finished", run=run)}
-    assert not await connection.fetchval("select exists (select from slayq.dead_letter)")
-
-
-async def _none(connection: asyncpg.Connection, query: str) -> bool:
-    return not await connection.fetchval(query)
+def ran_once_before(app: App, run: str, number: int) -> None:
+    """Steps before that one ran once; it and those after it once, or twice if they were in flight."""
+    times = app.times(run)
+    assert [1] * (number - 1) == times[: number - 1]
+    assert all(1 <= each <= 2 for each in times[number - 1 :]), times
 
 
 @pytest.mark.parametrize("number", range(1, STEPS + 1))
@@ -43,35 +37,91 @@ async def test_the_app_is_killed_after_each_step(
     assert -9 == await program.wait()
     await app.start()
     await ended_right(connection, app, run)
-    times = app.times(run)
-    assert [1] * (number - 1) == times[: number - 1]
-    assert times[number - 1] in (1, 2)
-    assert [1] * (STEPS - number) == times[number:]
+    ran_once_before(app, run, number)
+    assert [1] * (STEPS - number) == app.times(run)[number:]
 
 
-@pytest.mark.parametrize("number", [1, 5, 10])
+@pytest.mark.parametrize("number", range(1, STEPS + 1))
 async def test_the_daemon_is_killed_in_each_step(
     daemons: Daemons, connection: asyncpg.Connection, app: App, number: int
 ) -> None:
-    """kill -9 of the daemon while step k runs: those that are recorded run once, that one twice at the most."""
+    """kill -9 of the daemon while step k runs: those that are recorded run once, that one twice."""
     daemon = await start_daemon(daemons, app)
     await app.start()
     await registered(connection)
-    app.mark(f"hold-{number}")
-    run = await send(connection, "durable/ten")
-    await wait_until(lambda: app.log("step", run=run, step=number), 20)
-    await wait_until(lambda: _recorded(connection, number - 1), 20)
+    run = await held_in(connection, app, number)
     daemon.program.kill()
-    app.unmark(f"hold-{number}")
     await start_daemon(daemons, app)
+    app.unmark(f"hold-{number}")
     await ended_right(connection, app, run)
-    times = app.times(run)
-    assert [1] * (number - 1) == times[: number - 1]
-    assert [1 <= each <= 2 for each in times[number - 1 :]] == [True] * (STEPS - number + 1)
+    ran_once_before(app, run, number)
 
 
-async def _recorded(connection: asyncpg.Connection, number: int) -> bool:
-    return await recorded(connection) == number
+@pytest.mark.parametrize("number", range(1, STEPS + 1))
+async def test_the_stream_is_cut_in_each_step(
+    daemons: Daemons, connection: asyncpg.Connection, app: App, number: int
+) -> None:
+    """The connection breaks while step k runs: the app's task is cancelled, and the run goes on with that step."""
+    async with Proxy(app.port) as proxy:
+        app.url = f"http://127.0.0.1:{proxy.port}/slayq"
+        await start_daemon(daemons, app)
+        await app.start()
+        await registered(connection)
+        run = await held_in(connection, app, number)
+        proxy.cut()
+        app.unmark(f"hold-{number}")
+        await ended_right(connection, app, run)
+    ran_once_before(app, run, number)
+
+
+@pytest.mark.parametrize("number", range(1, STEPS + 2))
+async def test_the_stream_is_cut_at_each_op(
+    daemons: Daemons, connection: asyncpg.Connection, app: App, number: int
+) -> None:
+    """The connection breaks instead of passing op k on, the first time: what passed before it is not done again."""
+    left = number
+
+    def allows(data: bytes) -> int:
+        nonlocal left
+        for op in re.finditer(rb'\{"op":"(step|done)"', data):
+            left -= 1
+            if left == 0:
+                return op.start()
+        return len(data)
+
+    async with Proxy(app.port, allows=allows) as proxy:
+        app.url = f"http://127.0.0.1:{proxy.port}/slayq"
+        await start_daemon(daemons, app)
+        await app.start()
+        await registered(connection)
+        run = await send(connection, "durable/ten")
+        await ended_right(connection, app, run)
+        assert proxy.cuts == 1
+    ran_once_before(app, run, number)
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+async def test_postgres_is_restarted_in_a_step(
+    daemons: Daemons, app: App, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded steps stay recorded; the run goes on when Postgres is back, whether the daemon kept its lease or not."""
+    with temporary_cluster(chosen_installation(), durable=True) as cluster:
+        url = cluster.url()
+        object.__setattr__(daemons, "database_url", url)
+        monkeypatch.setattr(app, "_database_url", url)
+        await start_daemon(daemons, app)
+        connection = await asyncpg.connect(url)
+        await app.start()
+        await registered(connection)
+        run = await held_in(connection, app, 4)
+        connection.terminate()
+        cluster.stop(mode)  # type: ignore[arg-type]
+        cluster.start()
+        app.unmark("hold-4")
+        connection = await asyncpg.connect(url)
+        await ended_right(connection, app, run)
+        connection.terminate()
+    ran_once_before(app, run, 4)
 
 
 async def test_a_callee_and_its_invoker(daemons: Daemons, connection: asyncpg.Connection, app: App) -> None:
@@ -91,10 +141,7 @@ async def test_the_daemon_stops_while_a_step_runs(daemons: Daemons, connection: 
     daemon = await start_daemon(daemons, app, grace=0)
     await app.start()
     await registered(connection)
-    app.mark("hold-6")
-    run = await send(connection, "durable/ten")
-    await wait_until(lambda: app.log("step", run=run, step=6), 20)
-    await wait_until(lambda: _recorded(connection, 5), 20)
+    run = await held_in(connection, app, 6)
     daemon.program.terminate()
     assert 0 == await daemon.program.wait()
     row = await connection.fetchrow("select state, attempts, delivery_failures from slayq.job")
@@ -102,4 +149,4 @@ async def test_the_daemon_stops_while_a_step_runs(daemons: Daemons, connection: 
     app.unmark("hold-6")
     await start_daemon(daemons, app)
     await ended_right(connection, app, run)
-    assert [1] * 5 == app.times(run)[:5]
+    ran_once_before(app, run, 6)
