@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemons
 
 
+SOME = [number if number in (1, 6) else pytest.param(number, marks=pytest.mark.long) for number in range(1, STEPS + 1)]
+EACH_STEP = pytest.mark.parametrize("number", SOME)
+
+
 def ran_once_before(app: App, run: str, number: int) -> None:
     """Steps before that one ran once; it and those after it once, or twice if they were in flight."""
     times = app.times(run)
@@ -24,7 +28,7 @@ def ran_once_before(app: App, run: str, number: int) -> None:
     assert all(1 <= each <= 2 for each in times[number - 1 :]), times
 
 
-@pytest.mark.parametrize("number", range(1, STEPS + 1))
+@EACH_STEP
 async def test_the_app_is_killed_after_each_step(
     daemons: Daemons, connection: asyncpg.Connection, app: App, number: int
 ) -> None:
@@ -41,7 +45,7 @@ async def test_the_app_is_killed_after_each_step(
     assert [1] * (STEPS - number) == app.times(run)[number:]
 
 
-@pytest.mark.parametrize("number", range(1, STEPS + 1))
+@EACH_STEP
 async def test_the_daemon_is_killed_in_each_step(
     daemons: Daemons, connection: asyncpg.Connection, app: App, number: int
 ) -> None:
@@ -57,7 +61,7 @@ async def test_the_daemon_is_killed_in_each_step(
     ran_once_before(app, run, number)
 
 
-@pytest.mark.parametrize("number", range(1, STEPS + 1))
+@EACH_STEP
 async def test_the_stream_is_cut_in_each_step(
     daemons: Daemons, connection: asyncpg.Connection, app: App, number: int
 ) -> None:
@@ -74,7 +78,7 @@ async def test_the_stream_is_cut_in_each_step(
     ran_once_before(app, run, number)
 
 
-@pytest.mark.parametrize("number", range(1, STEPS + 2))
+@pytest.mark.parametrize("number", [*SOME, pytest.param(STEPS + 1, marks=pytest.mark.long)])
 async def test_the_stream_is_cut_at_each_op(
     daemons: Daemons, connection: asyncpg.Connection, app: App, number: int
 ) -> None:
