@@ -28,6 +28,7 @@ from tests.support.ops_app import (
     step,
 )
 from tests.support.wait import wait_until
+from tests.support.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -553,3 +554,63 @@ async def test_a_functions_schedule_fires(daemons: Daemons, app: OpsApp, connect
     (request,) = await app.wait_for(1, 20.0)
     assert ("nightly", {}) == (request.event, request.run["data"])
     assert not await connection.fetchval("select planned from slayq.schedule where event = 'odd'")
+
+
+async def test_a_daemon_that_is_cut_off_closes_its_streams(
+    daemons: Daemons, app: OpsApp, connection: asyncpg.Connection, database_url: str
+) -> None:
+    """Before the run goes to another daemon. What it could not write down any more is lost, and nothing else."""
+
+    async def script(request: Request) -> AsyncIterator[Any]:
+        if len(app.requests) > 1:
+            yield done(sorted(request.steps))
+            return
+        yield step("a")
+        await cut.wait()
+        yield step("b")
+        await asyncio.sleep(60)
+
+    cut = asyncio.Event()
+    app.script = script
+    await app.register(connection, {"event": "e"})
+    worker = {"worker": {"lease": 1.5, "renew": 0.3}}
+    async with Wire(database_url) as wire:
+        first = await start(daemons, app, env={"SLAY_Q_DATABASE_URL": wire.url}, **worker)
+        run = await send(connection, "e")
+        await wait_until(lambda: recorded(connection))
+        wire.silence()
+        cut.set()
+        await wait_until(lambda: app.requests[0].abandoned, what="the connection being closed")
+        assert 1 == len(app.requests)
+        await start(daemons, app, **worker)
+        assert ["a"] == await output_of(connection, run)
+        first.program.send_signal(signal.SIGKILL)
+        await first.program.wait()
+
+
+async def test_an_outage_of_postgres_delays_a_run_and_no_more(
+    daemons: Daemons, app: OpsApp, connection: asyncpg.Connection, database_url: str
+) -> None:
+    """What is said meanwhile is kept, and written down as soon as it is back."""
+
+    async def script(request: Request) -> AsyncIterator[Any]:
+        yield step("a")
+        await silent.wait()
+        for number in range(50):
+            yield step(f"b{number}", number)
+        said.set()
+        yield done(len(app.requests))
+
+    silent, said = asyncio.Event(), asyncio.Event()
+    app.script = script
+    await app.register(connection, {"event": "e"})
+    async with Wire(database_url) as wire:
+        await start(daemons, app, env={"SLAY_Q_DATABASE_URL": wire.url}, worker={"lease": 30, "renew": 5}, grace=1)
+        run = await send(connection, "e")
+        await wait_until(lambda: recorded(connection))
+        wire.silence()
+        silent.set()
+        await said.wait()
+        assert ["a"] == list(await recorded(connection))
+        wire.restore()
+        assert 1 == await output_of(connection, run)
