@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from slayq.drivers import Registered
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from slayq.drivers import OutgoingEvent
 
 
+_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""The escape of a NUL character, and not a backslash that stands before u0000."""
+
+
 def events_text(events: Sequence[OutgoingEvent]) -> str:
     """The events as the text of a JSON array. Raises InvalidEvent for data that is no JSON."""
     return f"[{','.join(map(_event_text, events))}]"
@@ -22,9 +27,23 @@ def events_text(events: Sequence[OutgoingEvent]) -> str:
 
 def _event_text(event: OutgoingEvent) -> str:
     try:
-        return json_text(event.wire())
+        text = json_text(event.wire())
+    except UnicodeEncodeError:
+        raise _unreadable(event) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(f"the event {event.event!r:.200} is no JSON: {error}") from error
+    if _NUL.search(text):
+        raise _unreadable(event)
+    return text
+
+
+def _unreadable(event: OutgoingEvent) -> InvalidEvent:
+    """As the server says it. It is said here because PostgREST says it otherwise, before the server sees the event."""
+    return InvalidEvent(
+        f"the event {event.event!r:.200} holds a NUL character or half of a surrogate pair",
+        code="SQ011",
+        hint="Remove such characters, or send the text in base64.",
+    )
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
