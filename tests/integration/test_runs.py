@@ -445,6 +445,40 @@ async def test_a_cancelled_run_is_closed_within_two_seconds(
     assert [] == [entry for entry in running.program.events if entry["level"] == "error"]
 
 
+async def test_a_callee_that_is_cancelled_by_an_event_is_told_to_its_invoker(
+    daemons: Daemons, app: OpsApp, connection: asyncpg.Connection
+) -> None:
+    """While it is being delivered; the event's own run is not cancelled."""
+
+    async def parent(request: Request) -> AsyncIterator[Any]:
+        if not request.steps:
+            yield {"op": "invoke", "name": "child", "event": "child", "data": {"id": 7}}
+            yield SUSPEND
+        else:
+            yield done(request.steps["child"]["error"])
+
+    async def child(request: Request) -> AsyncIterator[Any]:
+        yield step("a")
+        await asyncio.sleep(60)
+
+    app.scripts = {"parent": parent, "child": child}
+    cancel_on = [{"event": "withdrawn", "match": "id"}]
+    await app.register(
+        connection,
+        {"event": "parent"},
+        {"event": "child", "cancel_on": cancel_on},
+        {"event": "withdrawn", "cancel_on": cancel_on},
+    )
+    await start(daemons, app, worker={"lease": 120, "renew": 5})
+    run = await send(connection, "parent")
+    await wait_until(lambda: app.of("child"))
+    own = await send(connection, "withdrawn", {"id": 7})
+    told = await output_of(connection, run)
+    assert ("InvocationFailed", True) == (told["type"], "was cancelled" in told["message"])
+    assert app.of("child")[0].abandoned
+    assert await output_of(connection, own) is None
+
+
 async def gone(connection: asyncpg.Connection) -> bool:
     """Whether nothing is left of any run."""
     return not await connection.fetchval(
