@@ -204,7 +204,9 @@ class OpStream(Lines):
             self._task = asyncio.get_running_loop().create_task(runner.take(), name="slayq segment")
             self._task.add_done_callback(_log_fault)
         try:
-            line = await asyncio.wait_for(self._lines.get(), self._keep_alive)
+            # Not `wait_for`, which in Python 3.11 may return a line in place of being cancelled.
+            async with asyncio.timeout(self._keep_alive):
+                line = await self._lines.get()
         except TimeoutError:
             return b"\n"
         except asyncio.CancelledError:

@@ -83,13 +83,14 @@ class Waiting(Enum):
 class Survey:
     """What the tasks of a run wait for."""
 
+    tasks: frozenset[Task]
     moving: bool = False
     outside: list[Task] = field(default_factory=list)
 
 
 def survey(tasks: set[Task], in_step: Callable[[Task], bool]) -> Survey:
     """Sort the tasks of a run; `in_step` says which of them wait for a step's outcome."""
-    found = Survey()
+    found = Survey(frozenset(tasks))
     for task in tasks:
         match _waiting(task, tasks, in_step):
             case Waiting.NOTHING:
