@@ -205,6 +205,7 @@ class OpStream(Lines):
             self._task = asyncio.get_running_loop().create_task(runner.take(), name="slayq segment")
             self._task.add_done_callback(_log_fault)
         try:
+            # Not `wait_for`, which in Python 3.11 may return a line in place of being cancelled.
             async with asyncio.timeout(self._keep_alive):
                 line = await self._journal.next_line()
         except TimeoutError:
