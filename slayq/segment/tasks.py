@@ -62,8 +62,9 @@ def tasks_of(run: object, loop: asyncio.AbstractEventLoop) -> set[Task]:
 
 
 def _context_of(task: Task) -> Context | None:
-    if hasattr(task, "get_context"):
-        context = task.get_context()
+    get_context = getattr(task, "get_context", None)
+    if get_context is not None:
+        context = get_context()
         return context if isinstance(context, Context) else None
     # Python 3.11 does not say. Its garbage collector knows.
     return next((each for each in gc.get_referents(task) if isinstance(each, Context)), None)
