@@ -30,10 +30,10 @@ _KINDS = ("auto", "embedded", "installed")
     click.option("--port", type=click.IntRange(1, 65_535), help="The server's port. Default: 8288, or a free one."),
     click.option("--app-port", type=click.IntRange(1, 65_535), help="The sample app's. Default: 3000, or a free one."),
     click.option("--ephemeral", is_flag=True, help="Keep no data; else it is kept in .slayq/ here."),
-    click.option("--once", is_flag=True, help="Stop when the first sample job has ended."),
+    click.option("--once", is_flag=True, help="Stop when the first job and the first order have ended."),
 )
 def dev(database: str, port: int | None, app_port: int | None, ephemeral: bool, once: bool) -> int:
-    """Run Postgres, the daemon and a sample app on this machine, and send them a first job.
+    """Run Postgres, the daemon and a sample app on this machine; send them a first job and two orders.
 
     The sample app checks each callback's signature and prints what it sees. Ctrl-C stops all.
     """
