@@ -191,15 +191,21 @@ def encoded_output(codec: Codec[Any], value: object, what: str) -> Any:
 
 
 def decoded_output(codec: Codec[Any], output: Any, what: str, *, given: str | None = None) -> Any:
-    """What a recorded output stands for. Raises InvalidOutput; `given` is the type of what was returned just now."""
+    """What an output stands for.
+
+    Raises InvalidOutput if `given`, the type of what was returned just now, does not fit the annotation; InvalidStep if
+    something that was recorded earlier does not: an annotation that was changed by mistake can be changed back.
+    """
     try:
         return codec.load(output)
     except ValidationError as error:
         problems = problems_of(error)
     except Exception as error:  # validators of the user's may raise anything
         problems = _first_line(error)
-    said = f"returned a value of type {given}" if given else "has a recorded output"
-    raise InvalidOutput(f"{what} {said} that does not fit its annotation {_spelled(codec.annotation)}: {problems}")
+    misfit = f"does not fit its annotation {_spelled(codec.annotation)}: {problems}"
+    if given is not None:
+        raise InvalidOutput(f"{what} returned a value of type {given} that {misfit}")
+    raise InvalidStep(f"{what} has a recorded outcome that {misfit}")
 
 
 def problems_of(error: ValidationError) -> str:

@@ -170,7 +170,7 @@ def _event_name(target: object, what: str) -> str:
 
 
 def _matches(pairs: Iterable[tuple[Event[Any] | str, str]], key: str, own: Event[Any], what: str) -> tuple[Match, ...]:
-    found = []
+    found: list[Match] = []
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], str) or not pair[1]:
             raise InvalidDefinition(

@@ -427,6 +427,17 @@ async def test_a_step_that_was_of_another_kind(sq: SlayQ) -> None:
     assert "recorded it as one of kind run" in failed["error"]["message"]
 
 
+async def test_a_recorded_output_that_does_not_fit_any_more(sq: SlayQ) -> None:
+    """A changed annotation fails the attempt, and may be mended before the next."""
+
+    async def function(step: Step) -> None:
+        await step.run("body", money)
+
+    (failed,) = await ops(define(sq, function), done("body", {"amount": "much"}))
+    assert ("InvalidStep", True) == (failed["error"]["type"], failed["retry"])
+    assert "step 'body' has a recorded outcome that does not fit its annotation Money" in failed["error"]["message"]
+
+
 async def test_waits(sq: SlayQ) -> None:
     """A wait matches by the run's own value, and gives the event's data, or None when it timed out."""
 
