@@ -16,7 +16,6 @@ from slayq.events import is_utf8
 from slayq.protocol_v2 import NAME_CHARACTERS, ErrorRecord, Op, StepKind, StepRecord, StepState
 from slayq.segment.failure import Options, judge_step, record_of, retry_after
 from slayq.segment.standstill import Fault, Standstill
-from slayq.segment.tasks import Family
 from slayq.segment.threads import in_thread
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Steps:
         self.segment = segment
         self._journal = journal
         self._standstill = standstill
-        self._family: Family = standstill.family
+        self._family = standstill.family
         self._time_multiplier = time_multiplier
         self._records = {record.name: record for record in segment.steps}
         self._asked: dict[str, Ask] = {}

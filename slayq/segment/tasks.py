@@ -71,6 +71,10 @@ _family: ContextVar[Family | None] = ContextVar("slayq_family", default=None)
 _body: ContextVar[tuple[Family, str] | None] = ContextVar("slayq_body", default=None)
 
 
+def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+    return asyncio.Task(coro, loop=loop, **options)
+
+
 class _Factory:
     """Makes a loop's tasks, and tells families of theirs."""
 
@@ -79,10 +83,8 @@ class _Factory:
         self.users = 0
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
-        if self.before is None:
-            task = asyncio.Task(coro, loop=loop, **options)
-        else:
-            task = self.before(loop, coro, **options)
+        make = self.before or _make_task
+        task = make(loop, coro, **options)
         context: Context | None = options.get("context")
         family = _family.get() if context is None else context.get(_family)
         if family is not None:
@@ -95,7 +97,7 @@ _factories: WeakKeyDictionary[asyncio.AbstractEventLoop, _Factory] = WeakKeyDict
 
 @contextlib.contextmanager
 def tracking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Within it, the loop's tasks are told to their families. Then the loop is as before, unless somebody changed it."""
+    """Within it, the loop's tasks are told to their families. Then the loop is as before, unless others changed it."""
     factory = _factory_of(loop)
     factory.users += 1
     try:
