@@ -110,11 +110,12 @@ def tracking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 def _factory_of(loop: asyncio.AbstractEventLoop) -> _Factory:
-    factory = _factories.get(loop)
-    if factory is None or loop.get_task_factory() is not factory:
-        factory = _factories[loop] = _Factory(loop.get_task_factory())
-        loop.set_task_factory(factory)
-    return factory
+    current: object = loop.get_task_factory()
+    if isinstance(current, _Factory) and current is _factories.get(loop):
+        return current
+    made = _factories[loop] = _Factory(current)
+    loop.set_task_factory(made)
+    return made
 
 
 class Waiting(Enum):

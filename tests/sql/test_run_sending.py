@@ -13,16 +13,10 @@ import pytest
 
 from slayq_server.db.statements import query
 from tests.sql.runs import CANCELLED, PAID, PLACED, QUEUE, RENDER, RunsDaemon, manifest, register, send
-from tests.sql.support import Daemon, blocked_by, count, later
+from tests.sql.support import blocked_by, count, later
 
 if TYPE_CHECKING:
     from tests.conftest import Connect
-
-
-@pytest.fixture
-def runs(daemon: Daemon, connection: asyncpg.Connection) -> RunsDaemon:
-    """A daemon that has just started."""
-    return RunsDaemon(daemon, connection)
 
 
 async def refused(connection: asyncpg.Connection, call: str, *args: object) -> tuple[str, str]:

@@ -19,16 +19,7 @@ if TYPE_CHECKING:
 ERROR = {"type": "ValueError", "message": "no", "trace": ""}
 
 
-@pytest.fixture
-def runs(daemon: Daemon, connection: asyncpg.Connection) -> RunsDaemon:
-    """A daemon that has just started."""
-    return RunsDaemon(daemon, connection)
-
-
-@pytest.fixture(autouse=True)
-async def shop(connection: asyncpg.Connection) -> None:
-    """The app whose functions run."""
-    assert {"functions": 2, "warnings": []} == await register(connection)
+pytestmark = pytest.mark.usefixtures("shop")
 
 
 async def state(connection: asyncpg.Connection, run: object) -> asyncpg.Record:

@@ -12,10 +12,11 @@ import sqlalchemy
 from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from slayq import SlayQ
 from slayq.drivers import OutgoingEvent
 from slayq.drivers.joining import cancel_over, cancel_over_sync, send_over, send_over_sync
 from slayq.errors import SendFailed, Unavailable, UnknownEvent
-from tests.sdk.drivers.shop import placed, runs
+from tests.sdk.drivers.shop import PLACED, placed, runs
 
 if TYPE_CHECKING:
     from tests.sdk.drivers.ways import Joined
@@ -37,6 +38,24 @@ async def test_what_is_committed_was_sent(joined: Joined, connection: asyncpg.Co
     second = await joined.send_only([placed(2), placed(3)])
     await joined.commit()
     assert first + second == [run["run"] for run in await runs(connection)]
+
+
+async def test_an_app_sends_and_cancels_in_a_transaction(joined: Joined, connection: asyncpg.Connection) -> None:
+    """`conn=` of `SlayQ`'s methods, async and sync, in the thread that the connection lives in, with no driver."""
+    sq = SlayQ(app="shop", secret="secret")
+    one: dict[str, Any] = {"event": PLACED, "data": {"order_id": 1}}
+    if joined.is_sync:
+        run = await joined.run(lambda: sq.send_event_sync(one, conn=joined.conn))
+        await joined.run(lambda: sq.send_events_sync([one, one], conn=joined.conn))
+        assert await joined.run(lambda: sq.cancel_sync(run, conn=joined.conn))
+    else:
+        run = await sq.send_event(one, conn=joined.conn)
+        await sq.send_events([one, one], conn=joined.conn)
+        assert run is not None
+        assert await sq.cancel(run, conn=joined.conn)
+    assert [] == await runs(connection)
+    await joined.commit()
+    assert 2 == len(await runs(connection))
 
 
 async def test_an_error_fails_the_transaction(joined: Joined, connection: asyncpg.Connection) -> None:
