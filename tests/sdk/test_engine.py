@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +217,13 @@ def test_tests_that_are_not_async(slayq_sync_engine: type[SyncEngine]) -> None:
     engine.advance("1m")
     assert Invoice(number="INV-3") == run.result
     assert [run] == engine.runs
+
+
+def test_the_plugin_costs_nothing_until_it_is_used() -> None:
+    """Every run of pytest loads it, wherever the package is installed."""
+    look = "import sys, slayq.pytest_plugin; print('pydantic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
+    assert "False" == done.stdout.strip()
 
 
 async def test_the_fixture(slayq_engine: Callable[[SlayQ], Engine]) -> None:
