@@ -57,5 +57,22 @@ def has_unit(text: str) -> bool:
     return text[-1:].isalpha()
 
 
+def seconds_of(duration: timedelta | str) -> float:
+    """The seconds of a duration: a timedelta, or a text that `parse_duration` reads.
+
+    Raises ValueError, with the good forms in its message, for a negative one or for anything else.
+    """
+    return _checked(duration).total_seconds()
+
+
+def _checked(duration: object) -> timedelta:
+    if isinstance(duration, str):
+        return parse_duration(duration)
+    if isinstance(duration, timedelta) and duration >= timedelta():
+        return duration
+    problem = "negative, and a duration cannot be" if isinstance(duration, timedelta) else "not a duration"
+    raise ValueError(f"{duration!r:.80} is {problem}: pass a timedelta, or a text such as {GOOD_FORMS}")
+
+
 def _quoted(text: str) -> str:
     return repr(text if len(text) <= _LONGEST_TEXT else text[:40] + "…")

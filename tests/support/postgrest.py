@@ -27,7 +27,7 @@ _SECRET = b"a secret of at least thirty-two characters"
 _FUNCTIONS = """
 select p.proargnames[1:p.pronargs] as names, p.pronargs - p.pronargdefaults as required,
     array(select format_type(t, null) from unnest(p.proargtypes::oid[]) t) as types,
-    p.prorettype = 'void'::regtype as nothing
+    p.prorettype = 'void'::regtype as nothing, p.proretset as many
 from pg_proc p where p.pronamespace = 'public'::regnamespace and p.proname = $1"""
 
 _STATUSES = {"08": 503, "53": 503, "57": 503, "23503": 409, "23505": 409, "42883": 404, "42P01": 404, "XX": 500}
@@ -67,21 +67,20 @@ class _Function:
     required: frozenset[str]
     nothing: bool
     """Whether it returns void."""
+    many: bool
+    """Whether it returns rows, which become an array."""
 
     def takes(self, given: Iterable[str]) -> bool:
         """Whether it can be called with these arguments."""
         return self.required <= set(given) <= set(self.arguments)
 
     def call(self, given: Iterable[str]) -> str:
-        """The SQL of a call, whose one parameter is a JSON object of the arguments."""
+        """The SQL of a call, whose one parameter is a JSON object of the arguments. It gives what becomes the body."""
         columns = ", ".join(f'"{name}" {self.arguments[name]}' for name in given)
         passed = ", ".join(f'"{name}" => given."{name}"' for name in given)
-        if not columns:
-            return f'select public."{self.name}"() as result from (select $1::json) as nothing'
-        return (
-            f'select public."{self.name}"({passed}) as result'
-            f" from (select * from json_to_record($1::json) as fields({columns}) limit 1) as given"
-        )
+        source = f"json_to_record($1::json) as given({columns})" if columns else "(select $1::json) as nothing"
+        result = "coalesce(json_agg(result), '[]')" if self.many else "to_json(result)"
+        return f'select {result} from (select public."{self.name}"({passed}) as result from {source}) as called'
 
 
 class _Refused(Exception):
@@ -117,7 +116,7 @@ class PostgRest:
 
     async def __aenter__(self) -> Self:
         self._pool = await asyncpg.create_pool(self._database_url, user=_LOGIN, min_size=0, max_size=4, timeout=10)
-        app = web.Application()
+        app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_post("/rpc/{function}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -158,14 +157,16 @@ class PostgRest:
             if code == "42501":
                 status = 401 if role == "anon" else 403
             raise _Refused(status, code, str(error.args[0]), getattr(error, "hint", None)) from error
-        return web.Response(status=204) if function.nothing else web.json_response(result)
+        if function.nothing:
+            return web.Response(status=204)
+        return web.Response(text=result or "null", content_type="application/json")
 
 
 async def _find(connection: Any, name: str, given: dict[str, Any]) -> _Function:
     for row in await connection.fetch(_FUNCTIONS, name):
         names = row["names"] or []
         arguments = dict(zip(names, row["types"], strict=True))
-        function = _Function(name, arguments, frozenset(names[: row["required"]]), row["nothing"])
+        function = _Function(name, arguments, frozenset(names[: row["required"]]), row["nothing"], row["many"])
         if function.takes(given):
             return function
     wanted = ", ".join(sorted(given))
