@@ -46,9 +46,18 @@ napoleon_numpy_docstring = False
 
 # A reference to something of ours must lead somewhere. Others' documentation is not fetched while this is built.
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(?!slayq\.).*")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!slayq\.).*"),
+    (r"py:class", r"slayq\.\w+\.(\w+T|Definition|Lines|SyncLines)"),  # type variables, and what they stand for
+]
 
 
 def setup(app: Sphinx) -> None:
     """SQL here is that of Postgres, with its dollar quotes."""
     app.add_lexer("sql", PostgresLexer)
+    app.connect("autodoc-process-docstring", _escape_stars)
+
+
+def _escape_stars(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
+    """Docstrings have stars in cron lines alone."""
+    lines[:] = [line.replace(" *", " \\*") for line in lines]
