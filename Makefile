@@ -65,7 +65,7 @@ format: $(READY) ## Format the code, and mend what the linter can mend
 
 .PHONY: docs
 docs: $(READY) ## Build the documentation as HTML, in build/docs; a warning is an error
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --jobs auto docs build/docs $(ARGS)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --fresh-env docs build/docs $(ARGS)
 
 .PHONY: bench
 bench: $(READY) ## Measure deliveries per second, CPU per job and latency on this machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from pygments.lexers.sql import PostgresLexer
@@ -28,6 +29,7 @@ html_static_path = ["_static"]
 html_css_files = ["slayq.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_theme_options = {
     "top_of_page_buttons": [],
     "light_css_variables": {"color-brand-primary": "#8a1c4a", "color-brand-content": "#8a1c4a"},
@@ -55,7 +57,13 @@ nitpick_ignore_regex = [
 def setup(app: Sphinx) -> None:
     """SQL here is that of Postgres, with its dollar quotes."""
     app.add_lexer("sql", PostgresLexer)
+    app.connect("source-read", _name_links)
     app.connect("autodoc-process-docstring", _escape_stars)
+
+
+def _name_links(_app: Sphinx, _page: str, source: list[str]) -> None:
+    """A link that a code host shows as `errors.md` has the page's title here."""
+    source[0] = re.sub(r"\[[\w-]+\.md\]\(([\w-]+\.md(?:#[\w-]+)?)\)", r"[](\1)", source[0])
 
 
 def _escape_stars(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
