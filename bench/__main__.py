@@ -1,6 +1,6 @@
 """`make bench`: what a delivery costs on this machine.
 
-    python -m bench [--jobs 10000] [--rounds 3] [--concurrency 10] [--idle-seconds 30]
+    python -m bench [--jobs 10000] [--rounds 3] [--concurrency 10] [--idle-seconds 30] [--only backlog]
 
 Prints a table, and writes bench/results/latest.json. Absolute figures drift with the machine; the comparison with a
 rival in the same run is not here yet.
@@ -24,6 +24,7 @@ from bench.rig import Endpoint, add_jobs, cost, daemon, fresh_database, postgres
 if TYPE_CHECKING:
     from slayq_server.dev.cluster import Cluster
 
+CASES = ["drain", "latency", "backlog", "idle"]
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
@@ -150,26 +151,28 @@ async def main() -> None:
     parser.add_argument("--latency-seconds", type=float, default=10)
     parser.add_argument("--parked", type=int, default=1_000_000)
     parser.add_argument("--idle-seconds", type=float, default=30)
+    parser.add_argument("--only", choices=CASES, nargs="+", default=CASES)
     args = parser.parse_args()
     endpoint = Endpoint()
     figures: dict[str, dict[str, float]] = {}
     try:
         with postgres() as cluster:
-            for concurrency in args.concurrency:
+            for concurrency in args.concurrency if "drain" in args.only else []:
                 rounds = [await drain(cluster, endpoint, concurrency, args.jobs) for _ in range(args.rounds)]
                 show(f"Drain of {args.jobs} no-op jobs, concurrency {concurrency}", rounds)
                 figures[f"drain_c{concurrency}"] = median(rounds)
-            for rate in (20, 200):
+            for rate in (20, 200) if "latency" in args.only else []:
                 rounds = [await latency(cluster, endpoint, 10, rate, args.latency_seconds) for _ in range(args.rounds)]
                 show(f"Latency from commit to arrival at {rate} jobs a second", rounds)
                 figures[f"latency_{rate}"] = median(rounds)
-            if args.parked:
+            if args.parked and "backlog" in args.only:
                 rounds = [await backlog(cluster, args.parked)]
                 show(f"With {args.parked} parked jobs, as a ratio to none", rounds)
                 figures["backlog"] = median(rounds)
-            rounds = [await idle(cluster, endpoint, args.idle_seconds)]
-            show("Idle, six queues", rounds)
-            figures["idle"] = median(rounds)
+            if "idle" in args.only:
+                rounds = [await idle(cluster, endpoint, args.idle_seconds)]
+                show("Idle, six queues", rounds)
+                figures["idle"] = median(rounds)
     finally:
         endpoint.close()
     RESULTS.parent.mkdir(exist_ok=True)

@@ -183,11 +183,12 @@ create table slayq.wait (
 create index wait_term on slayq.wait (term);
 create unique index wait_job_step on slayq.wait (job_id, md5(step_name));
 
--- Recent triggers, so that one that came between an app's two calls still counts. Bounded by age and by number.
+-- Recent triggers, so that one that came between an app's two calls still counts; and the keys of jobs that were cancelled
+-- after they had been delivered, whose app may still run. Bounded by age and by number.
 create table slayq.trigger (
     id bigint generated always as identity primary key,
     term bigint not null,
-    kind text not null check (kind in ('event', 'invocation')),
+    kind text not null check (kind in ('event', 'invocation', 'cancellation')),
     event text,
     match_key text,
     match_value text,

@@ -302,8 +302,41 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
     ))
 $$;
 
+-- Whether the run is over that an app goes on with whose delivery has ended for the server alone (it timed out, its
+-- daemon died), so that no row has its key: it was cancelled not long ago, or is a dead letter of the last hour. Such a
+-- letter gets the steps that are told with a failed one. Called while the key is held by a row that was just added: a
+-- letter that is being put back meanwhile waits for that key, so it is not waited for, and comes back as it is.
+create function slayq._is_over_1(
+    key text, reports_failure boolean, event text, payload json, match_terms bigint[]
+) returns boolean language plpgsql volatile
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+#variable_conflict use_column
+declare
+    letter bigint;
+begin
+    if exists (
+        select from slayq.trigger t
+        where t.term = slayq._term_1('', 'cancellation', key) and t.kind = 'cancellation' and t.target_key = key
+    ) then
+        return true;
+    end if;
+    if not reports_failure then
+        return false;
+    end if;
+    select d.id into letter from slayq.dead_letter d
+    where d.job_key = key and d.event = _is_over_1.event and d.died_at > now() - interval '1 hour'
+    order by d.died_at desc, d.id desc limit 1;
+    if not found then
+        return false;
+    end if;
+    update slayq.dead_letter set payload = _is_over_1.payload, match_terms = _is_over_1.match_terms, patches = null
+    where dead_letter.id = (select d.id from slayq.dead_letter d where d.id = letter for update skip locked);
+    return true;
+end
+$$;
+
 -- Adds one job. Returns its row, or null where there is nothing to show (the attempts of a failed continuation are used
--- up, or the job it continues was cancelled).
+-- up, or the run it continues was cancelled or is a dead letter).
 --
 -- A key is unique among live jobs. Lock order: the row of the key (by the insert's conflict), then its waits.
 -- The loop ends because each round either inserts, updates a row that nobody holds, or frees the key of one being delivered.
@@ -394,6 +427,11 @@ begin
         where old.state <> 'leased'
         returning * into added;
         if found then
+            if continues and added.revision = 0 and running.id is null
+                and slayq._is_over_1(key, reports_failure, facts.event, payload, facts.match_terms) then
+                delete from slayq.job where job.id = added.id;
+                return null;
+            end if;
             if added.revision > 0 and mode <> 'unsafe_dedupe' then
                 delete from slayq.wait where wait.job_id = added.id;
                 perform slayq._wake_lanes_1();

@@ -170,6 +170,10 @@ $$;
 -- The ids come from one snapshot, in which each job is in exactly one state; the rows are then locked by id alone, so
 -- that a job which is leased or fails in between is still caught, in whatever state it then is. An app may just have
 -- added the continuation of a job that is being delivered: after such jobs have been marked another look finds it.
+--
+-- A delivery may have ended for the server (it timed out, its daemon died) and still run in the app: the keys of jobs
+-- that have been delivered, sleeping ones included, are remembered, and _add_job_1 drops what such an app adds once the
+-- job's row is gone.
 create function slayq._cancel_1(event_name text, match_name text, match_text text)
 returns bigint language plpgsql volatile
 set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
@@ -201,11 +205,28 @@ begin
             for update
         );
         with gone as (
-            delete from slayq.job j where j.id = any (matching) and j.state <> 'leased' returning j.id
+            delete from slayq.job j where j.id = any (matching) and j.state <> 'leased'
+            returning j.id, j.job_key, j.attempts, j.payload
+        ),
+        remembered as (
+            insert into slayq.trigger (term, kind, target_key)
+            select slayq._term_1('', 'cancellation', gone.job_key), 'cancellation', gone.job_key
+            from gone
+            where gone.job_key is not null
+                and (gone.attempts > 0 or slayq._readable_1(gone.payload) -> 'cache' is not null)
         )
         select array_agg(gone.id) into removed from gone;
-        update slayq.job j set cancelled = true, updated_at = now() where j.id = any (matching) and j.state = 'leased';
-        get diagnostics marked = row_count;
+        with running as (
+            update slayq.job j set cancelled = true, updated_at = now()
+            where j.id = any (matching) and j.state = 'leased'
+            returning j.job_key
+        ),
+        remembered as (
+            insert into slayq.trigger (term, kind, target_key)
+            select slayq._term_1('', 'cancellation', running.job_key), 'cancellation', running.job_key
+            from running where running.job_key is not null
+        )
+        select count(*) into marked from running;
         delete from slayq.wait w where w.job_id = any (removed);
         if removed is not null then
             perform slayq._wake_lanes_1();

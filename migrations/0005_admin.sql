@@ -128,6 +128,7 @@ begin
         on conflict (job_key) where job_key is not null do nothing;
         if found then
             delete from slayq.dead_letter d where d.id = letter.id;
+            delete from slayq.step s where s.job_id = letter.id and s.blamed;
             perform slayq._wake_1(array_remove(array[slayq._wake_word_1(
                 letter.queue, slayq._entry_state_1(letter.serial_queue, now()), now()
             )], null));

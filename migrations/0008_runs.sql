@@ -54,6 +54,8 @@ create table slayq.interest (
 create index interest_function on slayq.interest (function_event);
 
 create unique index job_run on slayq.job (run_id) where run_id is not null;
+create index dead_letter_run on slayq.dead_letter (run_id) where run_id is not null;
+create index done_job_run on slayq.done_job (run_id) where run_id is not null;
 create index job_run_age on slayq.job (event, created_at) where run_id is not null;
 
 create table slayq.step (
@@ -75,6 +77,10 @@ create table slayq.step (
     match_value text,
     -- The event that a wait took: it counts for no later wait of the same run.
     event_id bigint,
+    -- Of the segment that said it: the same op once more is one whose flush was committed and the answer lost.
+    lease bigint,
+    -- Its failure made the run a dead letter: put back, the run tries the step again.
+    blamed boolean not null default false,
     created_at timestamptz not null default clock_timestamp(),
     primary key (job_id, name),
     constraint ended_by_number check ((state = 'pending') = (number is null))
@@ -142,6 +148,8 @@ begin
                 else format('became a dead letter (%s): %s', letter.reason, coalesce(letter.last_error, 'no error'))
             end)
         ));
+        -- At commit it is too late to be heard by the caller alone: everybody is notified.
+        perform set_config('slayq.own_words', '', true);
         perform slayq._wake_1(array['@events']);
     end if;
     return null;
@@ -398,6 +406,20 @@ begin
 end
 $$;
 
+-- What an app is told that has registered: how many functions it has, and what looks odd about them.
+create function slayq._registered_1(app_name text) returns json
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select json_build_object(
+        'functions', (select count(*) from slayq.function f where f.app = app_name),
+        'warnings', array(
+            select format('%s invokes %s, which no app has registered yet', quote_literal(f.event), quote_literal(called))
+            from slayq.function f, unnest(f.invokes) as called
+            where f.app = app_name and not exists (select from slayq.function g where g.event = called)
+            order by 1
+        )
+    )
+$$;
+
 -- Registers an app's functions, which replace those it had. Returns {"functions": n, "warnings": [text]}.
 -- Registering is one at a time in the whole cluster; sending goes on meanwhile.
 create function slayq._register_1(manifest json) returns json
@@ -415,7 +437,6 @@ declare
     found_list text;
     scheduled text[] := '{}';
     replanned boolean := false;
-    warnings text[] := '{}';
 begin
     if manifest is null or slayq._readable_1(manifest)::text is distinct from manifest::text
         or json_typeof(manifest) <> 'object' then
@@ -441,7 +462,7 @@ begin
 
     perform pg_advisory_xact_lock(1936484724, 1);
     if exists (select from slayq.app a where a.name = app_name and a.manifest::text = _register_1.manifest::text) then
-        return json_build_object('functions', cardinality(entries), 'warnings', '[]'::json);
+        return slayq._registered_1(app_name);
     end if;
     insert into slayq.app (name, url, sdk, manifest) values (app_name, url, left(manifest ->> 'sdk', 200), manifest)
     on conflict (name) do update set url = excluded.url, sdk = excluded.sdk, manifest = excluded.manifest,
@@ -526,13 +547,7 @@ begin
         perform slayq._wake_1(array['@schedules']);
     end if;
 
-    warnings := array(
-        select format('%s invokes %s, which no app has registered yet', quote_literal(f.event), quote_literal(called))
-        from slayq.function f, unnest(f.invokes) as called
-        where f.app = app_name and not exists (select from slayq.function g where g.event = called)
-        order by 1
-    );
-    return json_build_object('functions', cardinality(entries), 'warnings', to_json(warnings));
+    return slayq._registered_1(app_name);
 end
 $$;
 

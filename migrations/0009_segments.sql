@@ -74,10 +74,16 @@ declare
     wanted bigint;
     output json;
 begin
+    if exists (
+        select from slayq.step s
+        where s.job_id = run.id and s.name = step_name and s.kind = _carry_out_1.kind and s.lease = run.lease
+    ) then
+        return; -- this very op is written already: the answer to its flush was lost
+    end if;
     if kind = 'send' then
         select coalesce(json_agg(sent), '[]') into output from slayq._send_many_1(value) as sent;
-        insert into slayq.step (job_id, name, kind, state, number, output)
-        values (run.id, step_name, 'send', 'done', step_number, output);
+        insert into slayq.step (job_id, name, kind, state, number, output, lease)
+        values (run.id, step_name, 'send', 'done', step_number, output, run.lease);
     elsif kind = 'wait' then
         if not exists (
             select from slayq.interest i where i.event = event_name and i.kind = 'wait'
@@ -89,11 +95,12 @@ begin
         end if;
         wanted := slayq._term_1(event_name, match_name, match_text);
         taken := slayq._look_back_1(run, wanted, event_name, match_name, match_text);
-        insert into slayq.step (job_id, name, kind, state, number, output, event_id, due_at, term, event, match_key, match_value)
+        insert into slayq.step (job_id, name, kind, state, number, output, event_id, due_at, term, event, match_key,
+            match_value, lease)
         values (
             run.id, step_name, 'wait', case when taken.id is null then 'pending' else 'done' end,
             case when taken.id is not null then step_number end, taken.value, taken.id, slayq._after_1(seconds), wanted,
-            event_name, match_name, match_text
+            event_name, match_name, match_text, run.lease
         );
     else
         perform slayq._check_data_1(event_name, value);
@@ -104,9 +111,9 @@ begin
                 using errcode = 'SQ010', hint = 'Start the app that has the function, which registers it.';
         end if;
         callee := slayq._create_run_1(target, value, now(), null, run.traceparent);
-        insert into slayq.step (job_id, name, kind, state, due_at, term, event, match_key, match_value)
+        insert into slayq.step (job_id, name, kind, state, due_at, term, event, match_key, match_value, lease)
         values (run.id, step_name, 'invoke', 'pending', slayq._after_1(seconds), slayq._term_1('', 'run', callee::text),
-            '', 'run', callee::text);
+            '', 'run', callee::text, run.lease);
     end if;
 end
 $$;
@@ -324,6 +331,11 @@ begin
             delete from slayq.job j where j.id = ids[place] returning * into run;
             run.last_error := errors[place];
             perform slayq._bury_1(run, reasons[place]);
+            if json_typeof(outputs[place]) = 'array' then
+                update slayq.step s set blamed = true
+                where s.job_id = run.id and s.state = 'failed'
+                    and s.name in (select step.value from json_array_elements_text(outputs[place]) as step);
+            end if;
             return query select run.id, 'settled'::text, null::text, null::double precision, null::text;
             continue;
         end if;

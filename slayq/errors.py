@@ -13,6 +13,7 @@
     │   ├── Unavailable                 the server or its database is away: trying again later may help
     │   ├── Unauthorized                the server or its database does not know the secret or the login
     │   └── RegistrationFailed          the server refused the app's functions
+    ├── InvalidData (ValueError)        a run's data does not fit the schema of its function
     ├── InvalidStep (ValueError)        a step cannot be taken as it was asked for
     │   ├── RepeatedStep                the run has a step of that name already
     │   └── InvalidOutput               a step or function gave back what cannot be recorded: no JSON, or too large
@@ -108,6 +109,10 @@ class RegistrationFailed(SendFailed):
 
 
 # Steps
+
+
+class InvalidData(SlayQError, ValueError):
+    """A run's data does not fit the schema of the function that is to take it. It ends the run."""
 
 
 class InvalidStep(SlayQError, ValueError):

@@ -63,11 +63,13 @@ class WorkerLost(SlayQServerError):
 
 
 class RequestRefused(SlayQServerError):
-    """The SQL API refused an argument; `sqlstate` is one of class SQ0."""
+    """The SQL API refused an argument; `sqlstate` is one of class SQ0. `hint` says what to do, where there is one."""
 
-    def __init__(self, message: str, sqlstate: str) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, sqlstate: str, hint: str | None = None) -> None:
+        super().__init__(reason if hint is None else f"{reason}. {hint}")
         self.sqlstate = sqlstate
+        self.reason = reason
+        self.hint = hint
 
 
 class NotFound(SlayQServerError):

@@ -15,7 +15,7 @@ OTHER: Final = "other"
 
 AttemptOutcome = Literal["completed", "retried", "dead", "cancelled", "suspended", "expired"]
 AuthReason = Literal["missing", "invalid", "expired", "other"]
-AuthSurface = Literal["metrics", "rpc", "other"]
+AuthSurface = Literal["metrics", "rpc", "v2", "other"]
 BlockedReason = Literal[
     "malformed",
     "scheme",
@@ -34,7 +34,7 @@ JobState = Literal["ready", "scheduled", "blocked", "leased", "dead"]
 LeaseResult = Literal["ok", "empty", "error"]
 PoolState = Literal["idle", "in_use"]
 RenewalResult = Literal["ok", "failed", "lost"]
-StaleKind = Literal["completed", "retried", "dead", "released", "other"]
+StaleKind = Literal["completed", "retried", "dead", "released", "suspended", "undelivered", "other"]
 TickResult = Literal["fired", "caught_up", "skipped", "missed", "other"]
 WaitKind = Literal["event", "invocation"]
 WakeupSource = Literal["notify", "poll", "timer", "rpc"]
@@ -46,6 +46,9 @@ RpcTask = Literal[
     "trigger-waiting-workers",
     "trigger-waiting-invoker",
     "cancel-pending-tasks",
+    "events",
+    "functions",
+    "cancel",
     "other",
 ]
 RpcCode = Literal["200", "400", "401", "413", "500", "503", "other"]

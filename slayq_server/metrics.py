@@ -101,6 +101,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._define_jobs()
         self._define_leases()
+        self._define_journal()
         self._define_database()
         self._define_schedules()
         self._define_edges()
@@ -172,6 +173,11 @@ class Metrics:
         self._stale_writes = _children(stale, get_args(labels.StaleKind))
         wakeups = self._counter("slayq_wakeups_total", "What made the daemon look for due jobs.", "source")
         self._wakeups = _children(wakeups, get_args(labels.WakeupSource))
+
+    def _define_journal(self) -> None:
+        self._flushes = self._counter("slayq_journal_flushes_total", "Transactions that wrote down what runs said.")
+        self._flushed_runs = self._counter("slayq_journal_runs_total", "Runs in those transactions, added up.")
+        self._flushed_ops = self._counter("slayq_journal_ops_total", "Ops in those transactions, added up.")
 
     def _define_database(self) -> None:
         pool = self._gauge("slayq_db_pool_connections", "Connections in the database pool.", "state")
@@ -340,6 +346,14 @@ class Metrics:
     def wakeup(self, source: labels.WakeupSource) -> None:
         """Count what made the daemon look for due jobs."""
         self._wakeups[source].inc()
+
+    # ── journal ──
+
+    def flush(self, runs: int, ops: int) -> None:
+        """Count a transaction that wrote down so many ops of so many runs, ends not counted."""
+        self._flushes.inc()
+        self._flushed_runs.inc(runs)
+        self._flushed_ops.inc(ops)
 
     # ── database ──
 

@@ -1,17 +1,37 @@
 """Values that the parts of the daemon hand to each other. Frozen, and free of behaviour.
 
 A leased job goes from `engine.leasing` to `engine.delivery`, which turns it into an `Answer`; `engine.outcome` turns
-that into an `Outcome`; `engine.settling` writes the outcome down. The rest is what the engine and `db.store` exchange.
+that into an `Outcome`; `engine.settling` writes the outcome down. A durable run (protocol v2) goes to `engine.segment`
+instead, whose `Op`s and outcome `engine.journal` writes down. The rest is what the engine and `db.store` exchange.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a lease brings along about a durable run, beside the job that carries it."""
+
+    id: str
+    """A UUID."""
+    url: str | None
+    """Where its function is, as last registered; None: no app has it any more."""
+    created_at: str
+    """ISO 8601."""
+    steps: str
+    """JSON text of its steps as they go over the wire: first those with an outcome, in the order of that."""
+    seen: int
+    """How far the run's record had come when it was leased: says at its suspension whether something came meanwhile."""
+    delivery_failures: int = 0
+    """Deliveries in a row that came to nothing. They do not use up the function's attempts."""
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +45,7 @@ class LeasedJob:
     """As stored: may be an alias of a pool's name."""
     job_key: str | None
     attempts: int
-    """Deliveries so far, this one included (1 on the first)."""
+    """Deliveries so far, this one included (1 on the first); of a run, attempts at its function."""
     max_attempts: int
     payload: str
     """JSON text, exactly as stored in Postgres (type `json`)."""
@@ -34,6 +54,67 @@ class LeasedJob:
     serial_queue: str | None
     waited: float
     """Seconds from due to leased, by the database's clock."""
+    run: Run | None = None
+    """Set if and only if the job is a durable run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """A line of protocol v2's answer that is to be written down. Texts of JSON are as the app has spelled them."""
+
+    kind: str
+    """step, step_failed, send, sleep, wait or invoke."""
+    name: str
+    """The step's."""
+    value: str | None = None
+    """JSON text: a step's output, its error, the events to be sent, the data of what is invoked."""
+    event: str | None = None
+    """What is waited for or invoked."""
+    key: str | None = None
+    """The member of the event's data that a wait looks at."""
+    match_value: str | None = None
+    """What that member must be, as JavaScript prints it."""
+    seconds: float | None = None
+    """How long to sleep; until a wait or an invocation times out; until a failed step is tried again."""
+    until: datetime | None = None
+    """When a sleep ends."""
+    attempt: int | None = None
+    """How often the step has failed, this time included."""
+    final: bool | None = None
+    """The failure is the step's outcome."""
+
+    @property
+    def size(self) -> int:
+        """Characters, roughly."""
+        return 200 if self.value is None else 200 + len(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """The run is parked until a pending step has an outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The run has ended."""
+
+    output: str
+    """JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The function threw."""
+
+    error: str
+    """One line for people: the error's type and message."""
+    retry: bool
+    retry_after: float | None = None
+    """Seconds."""
+
+
+Terminal: TypeAlias = Suspend | Done | Failed
+"""The last op of an answer."""
 
 
 class CallbackResult(StrEnum):
@@ -75,6 +156,8 @@ class Answer:
     """Seconds from the start of the delivery to its end."""
     sent_after: float | None = None
     """Seconds from the start of the delivery to its first byte sent (connecting comes before); None: nothing sent."""
+    terminal: Terminal | None = None
+    """How a run's segment ended; None: the answer was no whole one of protocol v2."""
 
 
 class OutcomeKind(StrEnum):
@@ -85,6 +168,10 @@ class OutcomeKind(StrEnum):
     DEAD = "dead"
     RELEASED = "released"
     """Given back undelivered or unfinished at shutdown: ready again, the attempt not counted."""
+    SUSPENDED = "suspended"
+    """A run that waits for a pending step."""
+    UNDELIVERED = "undelivered"
+    """A run whose delivery came to nothing: tried again, the function's attempt not counted."""
 
 
 class DeadReason(StrEnum):
@@ -96,6 +183,8 @@ class DeadReason(StrEnum):
     BLOCKED = "blocked"
     UNDELIVERABLE = "undeliverable"
     """The payload cannot be turned into a callback at all."""
+    DELIVERY_FAILED = "delivery-failed"
+    """No delivery of a run has brought an answer of protocol v2, as often as it was tried."""
     LEASE_LOST = "lease-lost"
     """The daemon that delivered the last attempt died or lost its lease."""
     FAILED_BY_OPERATOR = "failed-by-operator"
@@ -107,12 +196,14 @@ class Outcome:
 
     kind: OutcomeKind
     delay: float = 0.0
-    """Seconds until the next attempt (retried only)."""
+    """Seconds until the next attempt (retried and undelivered only)."""
     error: str | None = None
     reason: DeadReason | None = None
     """Set if and only if `kind` is DEAD."""
     remaining: tuple[int, ...] | None = None
     """Batch jobs only: the indexes of the array payload that failed and alone are tried again."""
+    output: str | None = None
+    """Completed runs only: JSON text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +223,10 @@ class Heartbeat:
     blocked: bool
     """Some serial queue has jobs waiting for their turn."""
     paused: frozenset[str]
+    unmatched: bool = False
+    """Some event has not been matched with the waits of runs, or an ended run with its invokers."""
+    unplanned: bool = False
+    """Some function's schedule has no next tick yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +260,56 @@ class Settled:
     """By job id: settled, dropped (superseded or cancelled: gone without a retry), locked (try again), stale."""
     ready: set[str] = field(default_factory=set)
     """Queues in which a serial queue's next job has become ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunWrite:
+    """What is to be written down about one run in one flush: ops in order, and how it goes on after them."""
+
+    job_id: int
+    lease: int
+    seen: int
+    ops: tuple[Op, ...]
+    end: Outcome | None
+    """None: it is still being delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunVerdict:
+    """What became of a `RunWrite`."""
+
+    verdict: str
+    """ok (written, goes on), settled (ended), locked (try again), stale (the lease is no longer ours), dropped (the run
+    is cancelled), refused (the ops before one of them are written, the end is not)."""
+    note: str | None = None
+    """Why an op is refused."""
+
+
+@dataclass(slots=True)
+class Flushed:
+    """What became of a flush."""
+
+    verdicts: dict[int, RunVerdict] = field(default_factory=dict)
+    """By job id."""
+    ready: set[str] = field(default_factory=set)
+    """Queues that have a run to lease again."""
+    due_in: float | None = None
+    """Seconds until the first of the runs is due; None: none of them will be by itself."""
+    heard: tuple[str, ...] = ()
+    """Those of our own words that nobody else was told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """What a pass over unmatched events found."""
+
+    count: int
+    ready: tuple[str, ...]
+    """Queues that have something new to lease."""
+    more: bool
+    """There are some left."""
+    left_over: bool
+    """Some are to be looked at again a little later: a run that they are for was locked."""
 
 
 @dataclass(frozen=True, slots=True)

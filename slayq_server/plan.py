@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from slayq.errors import InvalidSecret
+from slayq.signing import sign_v2
 from slayq_server.engine.address_guard import AddressGuard
 from slayq_server.engine.pools import Pool
 from slayq_server.errors import ConfigurationError
@@ -44,13 +46,18 @@ class Plan:
         Raises:
             ConfigurationError: something that only the whole shows to be wrong.
         """
+        secrets = tuple(secret.get_secret_value() for secret in settings.secrets)
+        try:
+            sign_v2(secrets, "", 0, b"")
+        except InvalidSecret as error:
+            raise ConfigurationError(str(error)) from None
         cron_url = settings.cron_url
         origins = list(config.callbacks.allow)
         if cron_url is not None:
             origins.append(cron_url)
         return cls(
             config=config,
-            secrets=tuple(secret.get_secret_value() for secret in settings.secrets),
+            secrets=secrets,
             guard=AddressGuard(allow=origins, deny=config.callbacks.deny),
             schedules=tuple(_schedules(config, cron_url)),
             cron_url=cron_url,

@@ -70,6 +70,8 @@ class Report:
             _log.warning("stale_write", job_id=settlement.job_id, lease=settlement.lease, kind=kind.value)
         elif verdict == "dropped":
             self._metrics.attempt(settlement.queue, "cancelled")
+        elif kind is OutcomeKind.UNDELIVERED:
+            self._metrics.attempt(settlement.queue, "retried")
         elif kind is not OutcomeKind.RELEASED:
             self._metrics.attempt(settlement.queue, kind)
 

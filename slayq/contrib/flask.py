@@ -34,7 +34,7 @@ def blueprint(sq: SlayQ, path: str = "/slayq", *, name: str = "slayq") -> Bluepr
             body = _read()
         except BodyRefused as refused:
             return Response(refused.refusal.body, refused.refusal.status, refused.refusal.headers)
-        reply = sq.receive_sync(request.headers, body)
+        reply = sq.receive_sync(dict(request.headers), body)
         return Response(reply.lines, reply.status, reply.headers, direct_passthrough=True)
 
     return made

@@ -30,9 +30,9 @@ class Refusal:
         return json.dumps({"error": {"code": self.code, "message": self.message}}).encode() + b"\n"
 
 
-TOO_LARGE: Final = Refusal(413, "too_large", f"the body has more than {REQUEST_BYTES} bytes")
+TOO_LARGE: Final = Refusal(413, "size", f"the body has more than {REQUEST_BYTES} bytes")
 WRONG_METHOD: Final = Refusal(405, "method", "Slay Q's server sends POST requests here", allow="POST")
-BROKEN_OFF: Final = Refusal(400, "body", "the body broke off")
+BROKEN_OFF: Final = Refusal(400, "request", "the body broke off")
 
 
 class BodyRefused(Exception):

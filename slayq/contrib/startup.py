@@ -78,7 +78,7 @@ async def _until_registered(sq: SlayQ, delay: float, longest_delay: float) -> No
 
 async def _register(sq: SlayQ) -> None:
     registered = await sq.register()
-    _log.info("registered %d functions with Slay Q's server", registered.functions)
+    _log.info("functions registered with Slay Q's server: %d", registered.functions)
     for warning in registered.warnings:
         _log.warning("registered, but: %s", warning)
 

@@ -135,9 +135,9 @@ def of_postgres(error: BaseException, doing: Doing) -> SendFailed | None:
 
 
 def _is_of_the_connection(error: BaseException) -> bool:
-    """Whether it is one of the two that the DB-API has for this; asyncpg has the second, too."""
+    """Whether it is one of the two that the DB-API has for this, or of the two that asyncpg has."""
     names = {base.__name__ for base in type(error).__mro__}
-    return not names.isdisjoint({"OperationalError", "InterfaceError"})
+    return not names.isdisjoint({"OperationalError", "InterfaceError", "InternalClientError"})
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

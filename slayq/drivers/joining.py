@@ -93,11 +93,19 @@ def _psycopg(conn: Any, statement: str, argument: str) -> list[Any]:
 
 
 async def _sqlalchemy_async(conn: Any, statement: str, argument: str) -> list[Any]:
+    _check_dialect(conn)
     return list((await conn.execute(_text(statement), {"argument": argument})).scalars())
 
 
 def _sqlalchemy(conn: Any, statement: str, argument: str) -> list[Any]:
+    _check_dialect(conn)
     return list(conn.execute(_text(statement), {"argument": argument}).scalars())
+
+
+def _check_dialect(conn: Any) -> None:
+    dialect = conn.dialect if hasattr(conn, "dialect") else conn.get_bind().dialect  # connections, then sessions
+    if dialect.name != "postgresql":
+        raise _elsewhere(dialect.name)
 
 
 def _text(statement: str) -> Any:
@@ -106,7 +114,7 @@ def _text(statement: str) -> Any:
 
 def _django(conn: Any, statement: str, argument: str) -> list[Any]:
     if conn.vendor != "postgresql":
-        raise TypeError(f"conn= leads to {conn.vendor}, and Slay Q is in Postgres: take django.db.connections[…]")
+        raise _elsewhere(conn.vendor)
     with conn.cursor() as cursor:
         cursor.execute(statement.format("%s"), [argument])
         return [row[0] for row in cursor.fetchall()]
@@ -152,6 +160,10 @@ def _sync_kind(conn: Any) -> Callable[[Any, str, str], Any]:
     if any(_is_a(conn, classes) for _, classes in _ASYNC):
         raise TypeError(f"conn= is an async connection ({_name(conn)}): await the method that does not end in _sync")
     raise _unknown(conn)
+
+
+def _elsewhere(database: str) -> TypeError:
+    return TypeError(f"conn= leads to {database}, and Slay Q is in Postgres: pass a connection to that database")
 
 
 def _unknown(conn: Any) -> TypeError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from slayq.drivers.failures import Doing, NothingSent, of_postgres, translated
 from slayq.drivers.loops import PerLoop
-from slayq.drivers.retrying import all_have_ids, retried
+from slayq.drivers.retrying import FIRST_DELAY, RETRIES, all_have_ids, retried
 from slayq.drivers.statements import CANCEL, REGISTER, SEND
 from slayq.drivers.wording import cancelled_of, events_text, manifest_text, registered_of, runs_of
 from slayq.errors import InvalidDefinition, Unavailable
@@ -88,22 +88,33 @@ async def _leave(connection: asyncpg.Connection) -> None:
 class PostgresDriver:
     """Sends over a pool of its own, opened when it is first used: at most `size` connections for each event loop.
 
-    Works behind a pooler in any mode. A call that found Postgres away is tried again (twice, within a second) if no
-    connection could be opened, if every event has an id, or if it registers. To send in a transaction of yours, use
-    `slayq.drivers.joining` instead.
+    Works behind a pooler in any mode. Tries again where that is safe, by the same rules as `RpcDriver`. To send in a
+    transaction of yours, use `slayq.drivers.joining` instead.
     """
 
-    def __init__(self, dsn: str, *, size: int = 4, timeout: float = 15.0) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        size: int = 4,
+        timeout: float = 15.0,
+        retries: int = RETRIES,
+        retry_delay: float = FIRST_DELAY,
+    ) -> None:
         """Does not connect yet.
 
         Args:
             dsn: `postgresql://user@host/database`.
             size: connections at the most.
             timeout: seconds for one try of a call, with all it waits for.
+            retries: how often at most a call is tried again.
+            retry_delay: seconds before the first retry; each further one waits twice as long.
         """
         if not dsn.startswith(("postgresql://", "postgres://")):
             raise InvalidDefinition("the database's address does not begin with postgresql://: check it")
         self._timeout = timeout
+        self._retries = retries
+        self._retry_delay = retry_delay
         self._pools = PerLoop(lambda: _Pool(dsn, size, timeout), _Pool.close)
 
     async def send(self, events: Sequence[OutgoingEvent]) -> list[UUID | None]:
@@ -132,4 +143,4 @@ class PostgresDriver:
                 async with asyncio.timeout(self._timeout), self._pools.get().connection() as connection:
                     return [row[0] for row in await connection.fetch(statement.format("$1"), argument)]
 
-        return await retried(attempt, repeatable=repeatable)
+        return await retried(attempt, repeatable=repeatable, retries=self._retries, delay=self._retry_delay)

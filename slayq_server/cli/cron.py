@@ -31,14 +31,30 @@ async def _list(database_url: str | None, *, as_json: bool) -> int:
     async with connected(database_url) as admin:
         rows = await admin.schedules()
     if as_json:
-        print_json({"schedules": [asdict(row) for row in rows]})
+        print_json({"schedules": [{**asdict(row), "problem": _problem(row.cron)} for row in rows]})
         return 0
     print_table(
         ("id", "cron", "queue", "event", "last tick", "next tick", "catch up", "url"),
-        [(row.id, row.cron, row.queue, row.event, row.last_at, row.next_at, row.catch_up, row.url) for row in rows],
+        [
+            (
+                *(row.id, row.cron, row.queue, row.event, row.last_at),
+                f"never: {problem}" if (problem := _problem(row.cron)) else row.next_at,
+                *(row.catch_up, row.url),
+            )
+            for row in rows
+        ],
         empty="No schedule is known: a daemon writes those of its configuration when it starts.",
     )
     return 0
+
+
+def _problem(line: str) -> str | None:
+    """Why a cron line never fires, such as one that an app has registered in SQL; None: it does."""
+    try:
+        Crontab.parse(line)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 @cron.command("next")
@@ -78,6 +94,13 @@ async def _trigger(database_url: str | None, schedule_id: str, *, as_json: bool)
         known = await admin.schedules(schedule_id)
         if not known:
             raise NotFound(f"there is no schedule {schedule_id!r}. The known ones: slayq-server cron list")
+        if known[0].kind == "function":
+            run = await admin.trigger_function(known[0].event)
+            if as_json:
+                print_json({"schedule": schedule_id, "run": run})
+            else:
+                say(f"Run {run} added for schedule {schedule_id}: {known[0].event} in queue {known[0].queue}.")
+            return 0
         job_id = await admin.trigger(schedule_id)
     if job_id is None:
         raise SlayQServerError(

@@ -36,6 +36,8 @@ _COMMANDS = {
     "check": ("check", "Check a configuration file."),
     "send": ("send", "Add a job."),
     "jobs": ("jobs", "Look at jobs, retry and cancel them."),
+    "runs": ("runs", "Look at runs of durable functions, and cancel them."),
+    "functions": ("runs", "List the durable functions that apps have registered."),
     "dead": ("dead", "Look at dead letters, put them back or remove them."),
     "queues": ("queues", "Look at queues, pause and resume them."),
     "workers": ("workers", "Look at the daemons that share the database."),

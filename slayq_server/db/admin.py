@@ -21,6 +21,7 @@ from slayq_server.db.admin_rows import (
     WaitRow,
     WorkerRow,
 )
+from slayq_server.db.admin_runs import AdminRuns
 from slayq_server.db.pool import Pool
 from slayq_server.db.statements import query
 
@@ -42,6 +43,7 @@ class Admin:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self.runs = AdminRuns(pool)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -177,8 +179,8 @@ class Admin:
         async with self._pool.transaction() as connection:
             rows = await connection.fetch(query("admin_pause"), list(names), paused)
             changed = sorted(row["name"] for row in rows)
-            if changed and not paused:
-                await connection.execute(query("notify"), changed)
+            if changed:
+                await connection.execute(query("notify"), ["@queues"])
         return changed
 
     async def workers(self) -> list[WorkerRow]:
@@ -193,6 +195,10 @@ class Admin:
         """Adds the job of a schedule's tick now; its id, or None while the v1 minute tick is being delivered."""
         job_id: int | None = await self._pool.fetchval("admin_trigger", schedule_id)
         return job_id
+
+    async def trigger_function(self, event: str) -> str:
+        """Creates a run of a function, as a tick of its schedule does; the run's id."""
+        return str(await self._pool.fetchval("send_tick", event, None))
 
     async def make_tick_due(self, schedule_id: str) -> None:
         """Makes a schedule's next tick due now: a daemon that has it fires it at its next heartbeat."""

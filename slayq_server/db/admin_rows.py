@@ -162,12 +162,13 @@ class CronRow:
     event: str
     url: str
     kind: str
-    """config: of a configuration file; tick: the minute tick of protocol v1."""
+    """config: of a configuration file; tick: the minute tick of protocol v1; function: of a registered function."""
     priority: int
     max_attempts: int | None
     key: str | None
     catch_up: str
-    next_at: datetime
+    next_at: datetime | None
+    """None: no daemon has set its first tick yet."""
     last_at: datetime | None
     seen_at: datetime
 

@@ -102,8 +102,7 @@ def _ours(error: Exception) -> Exception:
 def _of_state(error: asyncpg.PostgresError, state: str) -> Exception:
     message = error.args[0]
     if state.startswith("SQ0"):
-        hint = getattr(error, "hint", None)
-        return RequestRefused(f"{message}{f'. {hint}' if hint else ''}", state)
+        return RequestRefused(message, state, getattr(error, "hint", None) or None)
     if state.startswith(_TEMPORARY):
         return DatabaseUnavailable(f"Postgres cannot serve now: {message}")
     if state in _LOST_STATEMENT:

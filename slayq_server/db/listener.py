@@ -47,7 +47,7 @@ class Listener:
 
         Args:
             url: a direct (or session-pooled) address: LISTEN needs a session.
-            on_word: called with each payload: the name of a queue, `@timer` or `@lanes`.
+            on_word: called with each payload: the name of a queue, `@timer`, `@lanes` or `@queues`.
             on_change: called with True once it hears what is notified (whoever listens must look once: it may have
                 missed a word) and with False when the connection is lost.
             knock: notifies the channel that it is called with, from a session other than this one.

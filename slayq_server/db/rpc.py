@@ -37,20 +37,40 @@ class AppCalls:
             StatementFailed: Postgres refused for another reason.
         """
         statement, *arguments = _statement(call)
+        (heard,) = await self._call(statement, own_words, *arguments)
+        return tuple(heard)
+
+    async def send(self, events: str, own_words: Sequence[str]) -> tuple[list[str | None], tuple[str, ...]]:
+        """Sends events (JSON text of an array): the runs' ids, and the words. Raises as `carry_out`."""
+        runs, heard = await self._call("send_events", own_words, events)
+        return [None if run is None else str(run) for run in runs], tuple(heard)
+
+    async def register(self, manifest: str, own_words: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        """Registers an app's functions: JSON text of what the app is told, and the words. Raises as `carry_out`."""
+        result, heard = await self._call("register_app", own_words, manifest)
+        return result, tuple(heard)
+
+    async def cancel(self, run: str, own_words: Sequence[str]) -> tuple[bool, tuple[str, ...]]:
+        """Cancels a run: whether there was one, and the words. Raises as `carry_out`."""
+        cancelled, heard = await self._call("cancel_run", own_words, run)
+        return cancelled, tuple(heard)
+
+    async def _call(self, statement: str, own_words: Sequence[str], *arguments: object) -> asyncpg.Record:
         try:
             async with asyncio.timeout(self._turn_timeout):
                 await self._turns.acquire()
         except TimeoutError as error:
             raise DatabaseUnavailable("too many calls are waiting for the database") from error
         try:
-            heard = await self._pool.fetchval(statement, list(own_words), self._lock_timeout, *arguments)
+            row = await self._pool.fetchrow(statement, list(own_words), self._lock_timeout, *arguments)
         except StatementFailed as error:
             if isinstance(error.__cause__, asyncpg.StatementTooComplexError):
                 raise RequestRefused("the JSON is nested more deeply than Postgres can read", "SQ002") from error
             raise
         finally:
             self._turns.release()
-        return tuple(heard)
+        assert row is not None
+        return row
 
 
 def _statement(call: Call) -> tuple[str, *tuple[object, ...]]:

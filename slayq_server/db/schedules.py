@@ -39,7 +39,10 @@ class Firing:
             await self._connection.execute("release savepoint one_schedule")
 
     async def add(self, schedule: ScheduleRow, payload: str, tick: datetime) -> bool:
-        """Adds the job of one tick; False if the v1 tick before it is still being delivered."""
+        """Adds the job or the run of one tick; False if the v1 tick before it is still being delivered."""
+        if schedule.kind == "function":
+            await self._connection.fetchval(query("send_tick"), schedule.event, tick)
+            return True
         if schedule.kind == "tick":
             added = await self._connection.fetchval(query("add_tick"), schedule.queue, payload, tick)
             return added is not None
@@ -86,6 +89,14 @@ class Schedules:
             schedule.next_at,
             schedule.kind,
         )
+
+    async def functions(self) -> list[tuple[ScheduleRow, bool]]:
+        """The schedules of functions, and whether their next tick is set."""
+        return [(ScheduleRow(*row[:-1]), row["planned"]) for row in await self._pool.fetch("schedules_functions")]
+
+    async def plan(self, schedule_id: str, cron: str, next_at: datetime) -> None:
+        """Sets the first tick of a function's schedule, unless that is done or its cron line is another by now."""
+        await self._pool.execute("schedules_plan", schedule_id, cron, next_at)
 
     async def now(self) -> datetime:
         """The database's clock."""

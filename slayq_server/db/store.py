@@ -9,13 +9,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slayq_server.db.statements import query
-from slayq_server.model import Heartbeat, LeasedJob, OutcomeKind, Promoted, Reaped, Settled
+from slayq_server.model import (
+    Flushed,
+    Heartbeat,
+    LeasedJob,
+    Matched,
+    OutcomeKind,
+    Promoted,
+    Reaped,
+    RunVerdict,
+    Settled,
+)
+from slayq_server.protocol.v2 import run_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import asyncpg
+
     from slayq_server.db.pool import Pool
-    from slayq_server.model import LeaseRequest, QueueFacts, Settlement
+    from slayq_server.model import LeaseRequest, QueueFacts, RunWrite, Settlement
 
 
 class Store:
@@ -45,6 +58,8 @@ class Store:
             reapable=row["reapable"],
             blocked=row["blocked"],
             paused=frozenset(row["paused"]),
+            unmatched=row["unmatched"],
+            unplanned=row["unplanned"],
         )
 
     async def want(self, worker_id: int, words: Iterable[str]) -> None:
@@ -70,27 +85,53 @@ class Store:
                 pools.append(number)
                 free.append(request.free)
         rows = await self._pool.fetch("lease", worker_id, names, pools, free, list(forbidden_flags) or None)
-        return [LeasedJob(*row[:10]) for row in rows]
+        return [LeasedJob(*(*row[:10], row["run"] and run_of(row["run"]))) for row in rows]
 
     async def release_unknown(self, worker_id: int, known: Sequence[int]) -> tuple[str, ...]:
         """Gives back jobs that this worker holds without knowing of them; the queues that are ready again."""
         return tuple(await self._pool.fetchval("release_unknown", worker_id, list(known)))
 
     async def settle(self, worker_id: int, batch: Sequence[Settlement], *, keep_done: bool = False) -> Settled:
-        """Writes outcomes down, each only under the lease it was reached under. One statement for each kind."""
+        """Writes outcomes down, all or none, each under the lease it was reached under. A statement for each kind."""
         kinds: dict[OutcomeKind, list[Settlement]] = {}
         for settlement in batch:
             kinds.setdefault(settlement.outcome.kind, []).append(settlement)
-        settled = Settled()
-        for kind, settlements in kinds.items():
-            async with self._pool.transaction() as connection:
+        if not kinds:
+            return Settled()
+        rows: list[asyncpg.Record] = []
+        async with self._pool.transaction() as connection:
+            for kind, settlements in kinds.items():
                 statement, args = _settle_call(kind, worker_id, settlements, keep_done)
-                rows = await connection.fetch(statement, *args)
-                lanes = {row["serial_queue"] for row in rows if row["serial_queue"] is not None}
-                ready = await connection.fetchval(query("advance_lanes"), sorted(lanes)) if lanes else ()
-            settled.ready.update(ready)
-            settled.verdicts.update((row["id"], row["verdict"]) for row in rows)
-        return settled
+                rows += await connection.fetch(statement, *args)
+            # Last, because whoever holds a lane waits for nothing else.
+            lanes = {row["serial_queue"] for row in rows if row["serial_queue"] is not None}
+            ready = await connection.fetchval(query("advance_lanes"), sorted(lanes)) if lanes else ()
+        return Settled({row["id"]: row["verdict"] for row in rows}, set(ready))
+
+    # Durable runs
+
+    async def flush(
+        self, worker_id: int, writes: Sequence[RunWrite], *, keep_done: bool = False, own_words: Sequence[str] = ()
+    ) -> Flushed:
+        """Writes down what runs have said and how they go on, each only under its lease, all in one transaction."""
+        rows = await self._pool.fetch("flush_runs", worker_id, *_flush_arguments(writes), keep_done, list(own_words))
+        due = [row["due_in"] for row in rows if row["due_in"] is not None]
+        return Flushed(
+            verdicts={row["id"]: RunVerdict(row["verdict"], row["note"]) for row in rows},
+            ready={row["ready"] for row in rows if row["ready"] is not None},
+            due_in=min(due, default=None),
+            heard=tuple(rows[0]["heard"]) if rows else (),
+        )
+
+    async def match_events(self, most: int) -> Matched:
+        """Hands events, and the ends of callees, to the runs that wait for them."""
+        row = await self._pool.fetchrow("match_events", most)
+        assert row is not None
+        return Matched(row["matched"], tuple(row["ready"]), row["more"], row["left_over"])
+
+    async def cancelled_runs(self, worker_id: int) -> list[tuple[int, int]]:
+        """The job ids and leases of runs that this worker delivers although they have been cancelled."""
+        return [(row["id"], row["lease"]) for row in await self._pool.fetch("runs_cancelled", worker_id)]
 
     # What becomes due
 
@@ -160,13 +201,44 @@ class Store:
     # Pruning
 
     async def prune(self, statement: str, *limits: float) -> int:
-        """Runs one batch of `prune_done`, `prune_dead` or `prune_triggers`; how many rows went."""
+        """Runs one batch of a `prune_…` statement; how many rows went."""
         gone: int = await self._pool.fetchval(statement, *limits)
         return gone
 
     async def snapshot(self) -> list[tuple[str, str, str, int, float | None]]:
         """Rows of (kind, name, state, count, age in seconds of the oldest ready) for the metrics' gauges."""
         return [tuple(row) for row in await self._pool.fetch("snapshot")]
+
+
+_ENDS = {OutcomeKind.COMPLETED: "done"}
+"""What Postgres calls an end, where it is not the outcome's own name."""
+
+
+def _flush_arguments(writes: Sequence[RunWrite]) -> tuple[list[object], ...]:
+    """The columns of a flush: those of the runs, then those of their ops."""
+    ends = [write.end for write in writes]
+    ops = [(place, op) for place, write in enumerate(writes, start=1) for op in write.ops]
+    return (
+        [write.job_id for write in writes],
+        [write.lease for write in writes],
+        [write.seen for write in writes],
+        [end and _ENDS.get(end.kind, end.kind.value) for end in ends],
+        [end and end.output for end in ends],
+        [end and _writable(end.error) for end in ends],
+        [end and end.delay for end in ends],
+        [end and end.reason for end in ends],
+        [place for place, _ in ops],
+        [op.kind for _, op in ops],
+        [op.name for _, op in ops],
+        [op.value for _, op in ops],
+        [op.event for _, op in ops],
+        [op.key for _, op in ops],
+        [op.match_value for _, op in ops],
+        [op.seconds for _, op in ops],
+        [op.until for _, op in ops],
+        [op.attempt for _, op in ops],
+        [op.final for _, op in ops],
+    )
 
 
 def _settle_call(

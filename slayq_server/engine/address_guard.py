@@ -4,7 +4,7 @@ Two checks, both needed. `check_url` judges what a URL says, before anything is 
 address about to be connected to, whatever name led there, so that DNS (an answer that changes, a name that points
 inside) does not get round the first. Neither looks anything up.
 
-- With origins in `allow`, only those; else any origin at a public address.
+- With origins in `allow`, only those, and those of registered functions; else any origin at a public address.
 - Addresses of this machine and of private networks: only for origins in `allow`.
 - Link-local addresses, those of cloud metadata services, and what is no host's address (multicast, reserved): never.
 - Origins and networks in `deny`: never.
@@ -83,12 +83,16 @@ class AddressGuard:
         self._denied_origins = frozenset(_origin(entry) for entry in deny if "://" in entry)
         self._denied_networks = tuple(ip_network(entry) for entry in deny if "://" not in entry)
 
-    def check_url(self, url: str) -> Target:
-        """Where a payload's URL leads; raises Blocked."""
+    def check_url(self, url: str, *, registered: bool = False) -> Target:
+        """Where a URL leads; raises Blocked.
+
+        One that is `registered` stands in an app's manifest and not in a payload: it may lead to an origin that is not
+        in `allow`. Which addresses it may lead to is the same for all.
+        """
         target = target_of(url)
         if target.origin in self._denied_origins:
             raise Blocked(BlockedReason.DENIED, f"{target.authority} is in callbacks.deny")
-        if self._allowed and target.origin not in self._allowed:
+        if self._allowed and not registered and target.origin not in self._allowed:
             raise Blocked(
                 BlockedReason.NOT_ALLOWED,
                 f"{target.origin} is no allowed origin: add it to callbacks.allow if callbacks may go there",

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from slayq.protocol import NO_RETRY_STATUS
+from slayq.protocol import NO_RETRY_STATUS, SIGNATURE_HEADER
 from slayq.signing import sign_v1
 from slayq_server import __version__
 from slayq_server.engine.address_guard import Blocked
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from slayq_server.clock import Clock
     from slayq_server.engine.address_guard import AddressGuard, Target
-    from slayq_server.engine.posting import Reply
+    from slayq_server.engine.posting import Reply, Stream
     from slayq_server.model import LeasedJob
     from slayq_server.protocol.v1 import Callback
 
@@ -141,10 +141,7 @@ class Callbacks:
         return delivery.answered(target, reply, self._retry_after(reply))
 
     def _retry_after(self, reply: Reply) -> float | None:
-        if reply.status not in _ASKS_TO_WAIT or reply.retry_after is None:
-            return None
-        seconds = seconds_of(reply.retry_after, reply.date, self._clock.wall())
-        return None if seconds is None else min(max(seconds, 0.0), self._retry_after_max)
+        return retry_after_of(reply, self._clock.wall(), self._retry_after_max)
 
 
 class _Delivery:
@@ -172,7 +169,7 @@ class _Delivery:
             self._callback = await asyncio.to_thread(callback_of, payload, patches)
         return self._callback
 
-    def seal(self) -> tuple[bytes, str]:
+    def seal(self) -> tuple[bytes, dict[str, str]]:
         """Body and signature as of now: apps refuse a body that is 15 s old."""
         assert self._callback is not None
         if not self._may_send():
@@ -181,7 +178,7 @@ class _Delivery:
         body = self._callback.body(self._job.job_key, self._job.attempts, int(self._clock.wall() * 1000))
         signature = sign_v1(self._secret, body)
         self._sent = self._clock.monotonic()
-        return body, signature
+        return body, {SIGNATURE_HEADER: signature}
 
     def failed(self, result: CallbackResult, error: str, *, undeliverable: bool = False) -> Answer:
         """The delivery without an answer."""
@@ -204,7 +201,7 @@ class _Delivery:
             truncated=reply.truncated,
             batch_size=self._batch_size,
             retry_after=retry_after,
-            error=None if result is CallbackResult.OK else f"{target.authority} answered {_words(reply.status)}",
+            error=None if result is CallbackResult.OK else f"{target.authority} answered {words_of(reply.status)}",
             duration=self._duration,
             sent_after=self._sent_after,
         )
@@ -227,6 +224,14 @@ def result_of(status: int) -> CallbackResult:
     if status == NO_RETRY_STATUS:
         return CallbackResult.NO_RETRY
     return _BY_HUNDREDS.get(status // 100, CallbackResult.PROTOCOL_ERROR)
+
+
+def retry_after_of(reply: Reply | Stream, now: float, most: float) -> float | None:
+    """The seconds for which an answer puts the delivery off, if it does and may."""
+    if reply.status not in _ASKS_TO_WAIT or reply.retry_after is None:
+        return None
+    seconds = seconds_of(reply.retry_after, reply.date, now)
+    return None if seconds is None else min(max(seconds, 0.0), most)
 
 
 def seconds_of(retry_after: str, date: str | None, now: float) -> float | None:
@@ -259,7 +264,7 @@ _HINTS: Final = {
 }
 
 
-def _words(status: int) -> str:
+def words_of(status: int) -> str:
     """A status with what it means. Not in the endpoint's words, which may be anything."""
     try:
         named = f"{status} {HTTPStatus(status).phrase}"

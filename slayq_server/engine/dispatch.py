@@ -1,7 +1,10 @@
 """Deliveries in flight: a task for each leased job, from the callback to the outcome.
 
-Invariant: a job is in `running` from the moment it is leased until its outcome is with the settler or given up, so that
-whoever asks "what do we hold?" gets a complete answer.
+A job of protocol v1 is a callback whose outcome goes to the settler. A durable run is a segment that fills a record of
+the journal as it goes along; its outcome ends the record. All else is the same for both: slots, trust, the drain.
+
+Invariant: a job is in `running` from the moment it is leased until its outcome is with the settler or the journal, or
+given up, so that whoever asks "what do we hold?" gets a complete answer.
 """
 
 from __future__ import annotations
@@ -13,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from slayq_server.engine.outcome import decide
+from slayq_server.engine.outcome import decide, decide_segment
 from slayq_server.errors import WorkerLost
-from slayq_server.model import Answer, CallbackResult, Outcome, OutcomeKind, Settlement
+from slayq_server.model import Answer, CallbackResult, Failed, Outcome, OutcomeKind, Settlement
 from slayq_server.protocol.v1 import keep_indexes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Collection, Coroutine, Iterable
 
     from slayq_server.engine.pools import Pool
-    from slayq_server.model import LeasedJob
+    from slayq_server.model import LeasedJob, Op
 
 _log = structlog.get_logger()
 
@@ -31,6 +34,26 @@ class Delivering(Protocol):
     """What sends a callback."""
 
     async def deliver(self, job: LeasedJob, *, timeout: float, connect_timeout: float) -> Answer: ...
+
+
+class Recording(Protocol):
+    """What a run's segment fills, and its outcome ends."""
+
+    def put(self, ops: Iterable[Op]) -> None: ...
+    async def room(self) -> None: ...
+    def finish(self, outcome: Outcome) -> None: ...
+
+
+class DeliveringRuns(Protocol):
+    """What delivers segments."""
+
+    async def deliver(self, job: LeasedJob, sink: Recording, *, timeout: float, connect_timeout: float) -> Answer: ...
+
+
+class Journaling(Protocol):
+    """What writes down what runs say."""
+
+    def open(self, worker_id: int, job: LeasedJob, queue: str, refusal: Callable[[str], Outcome]) -> Recording: ...
 
 
 class Trust(Protocol):
@@ -56,6 +79,8 @@ class _Running:
     worker_id: int | None
     """None once the row is lost: the delivery's end is then written down nowhere."""
     task: asyncio.Task[Settlement | None]
+    record: Recording | None
+    """A run's."""
 
 
 class Dispatcher:
@@ -64,6 +89,8 @@ class Dispatcher:
     def __init__(
         self,
         callbacks: Delivering,
+        segments: DeliveringRuns,
+        journal: Journaling,
         worker: Trust,
         metrics: DispatchMetrics,
         *,
@@ -74,7 +101,9 @@ class Dispatcher:
         """Does nothing yet.
 
         Args:
-            callbacks: sends.
+            callbacks: sends jobs.
+            segments: sends runs.
+            journal: writes down what runs say.
             worker: nothing is sent, and nothing settled, once its row is not trusted.
             metrics: counts.
             spawn: starts a task in the daemon's group.
@@ -82,6 +111,8 @@ class Dispatcher:
             on_freed: called with the pool when a delivery has ended and its slot is free.
         """
         self._callbacks = callbacks
+        self._segments = segments
+        self._journal = journal
         self._worker = worker
         self._metrics = metrics
         self._spawn = spawn
@@ -89,6 +120,7 @@ class Dispatcher:
         self._on_freed = on_freed
         # By lease, not by job: a job that was given up with its worker row may be here again before that has ended.
         self._running: dict[tuple[int, int], _Running] = {}
+        self._runs = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -96,14 +128,23 @@ class Dispatcher:
         """The jobs being delivered."""
         return [job_id for job_id, _ in self._running]
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether a durable run is being delivered."""
+        return self._runs > 0
+
     def start(self, job: LeasedJob, pool: Pool) -> None:
         """Takes a leased job over and begins its delivery."""
         worker_id = self._worker.id
         assert worker_id is not None
         pool.in_flight += 1
         self._idle.clear()
-        task = self._spawn(self._deliver(job, pool))
-        running = self._running[job.id, job.lease] = _Running(worker_id, task)
+        record = None
+        if job.run is not None:
+            self._runs += 1
+            record = self._journal.open(worker_id, job, pool.name, lambda note: self._refusal(note, job, pool))
+        task = self._spawn(self._deliver(job, pool, record))
+        running = self._running[job.id, job.lease] = _Running(worker_id, task, record)
         # A callback, not a finally: a task that is cancelled before its first step never runs any of its code.
         task.add_done_callback(lambda task: self._ended(task, job, pool, running))
         self._metrics.in_flight(pool.name, pool.in_flight)
@@ -115,6 +156,19 @@ class Dispatcher:
             running.worker_id = None
             running.task.cancel("the lease is lost")
         return len(lost)
+
+    def close(self, job_id: int, lease: int) -> None:
+        """Closes one delivery: nothing that it says counts any more."""
+        running = self._running.get((job_id, lease))
+        if running is not None:
+            running.task.cancel("nothing more of it is written down")
+
+    def cancel(self, leases: Collection[tuple[int, int]]) -> int:
+        """Closes the deliveries of these (job id, lease), which have been cancelled. How many there were."""
+        cancelled = [running for lease in leases if (running := self._running.get(lease)) is not None]
+        for running in cancelled:
+            running.task.cancel("the run is cancelled")
+        return len(cancelled)
 
     async def drained(self) -> None:
         """Returns when no delivery is in flight."""
@@ -131,22 +185,30 @@ class Dispatcher:
             settlement: Settlement | None = Settlement(job.id, job.lease, pool.name, Outcome(OutcomeKind.RELEASED))
         else:
             settlement = task.result()
-        # The settler has the outcome before `running` forgets the job.
+        # The settler or the journal has the outcome before `running` forgets the job.
         if settlement is not None and running.worker_id is not None:
-            self._settle(running.worker_id, settlement)
+            if running.record is None:
+                self._settle(running.worker_id, settlement)
+            else:
+                running.record.finish(settlement.outcome)
         del self._running[job.id, job.lease]
+        self._runs -= job.run is not None
         pool.in_flight -= 1
         self._metrics.in_flight(pool.name, pool.in_flight)
         if not self._running:
             self._idle.set()
         self._on_freed(pool)
 
-    async def _deliver(self, job: LeasedJob, pool: Pool) -> Settlement | None:
+    async def _deliver(self, job: LeasedJob, pool: Pool, record: Recording | None) -> Settlement | None:
         if not self._worker.trusted:
             return None  # goes back when the row is reaped
         # A fault of ours must cost this one attempt, not the daemon with all that it holds.
         try:
-            answer = await self._callbacks.deliver(job, timeout=pool.timeout, connect_timeout=pool.connect_timeout)
+            limits = {"timeout": pool.timeout, "connect_timeout": pool.connect_timeout}
+            if record is None:
+                answer = await self._callbacks.deliver(job, **limits)
+            else:
+                answer = await self._segments.deliver(job, record, **limits)
         except WorkerLost:
             return None  # as above
         except Exception as error:
@@ -166,6 +228,8 @@ class Dispatcher:
         return settlement
 
     def _conclude(self, answer: Answer, job: LeasedJob, pool: Pool) -> Settlement:
+        if job.run is not None:
+            return Settlement(job.id, job.lease, pool.name, self._conclude_run(answer, job, pool))
         outcome = decide(
             answer,
             attempts=job.attempts,
@@ -177,8 +241,23 @@ class Dispatcher:
         payload = None if outcome.remaining is None else keep_indexes(job.payload, outcome.remaining)
         return Settlement(job.id, job.lease, pool.name, outcome, pool.strict, payload)
 
+    def _conclude_run(self, answer: Answer, job: LeasedJob, pool: Pool) -> Outcome:
+        assert job.run is not None
+        return decide_segment(
+            answer,
+            attempts=job.attempts,
+            max_attempts=job.max_attempts,
+            delivery_failures=job.run.delivery_failures,
+            backoff=pool.backoff,
+            random=random.random,
+        )
+
+    def _refusal(self, note: str, job: LeasedJob, pool: Pool) -> Outcome:
+        """How a run goes on that has said something which cannot be carried out: as if its function had failed."""
+        return self._conclude_run(Answer(CallbackResult.OK, terminal=Failed(note, retry=True)), job, pool)
+
     def _log(self, job: LeasedJob, pool: Pool, answer: Answer, outcome: Outcome) -> None:
-        log = _log.debug if outcome.kind is OutcomeKind.COMPLETED else _log.info
+        log = _log.debug if outcome.kind in (OutcomeKind.COMPLETED, OutcomeKind.SUSPENDED) else _log.info
         if outcome.kind is OutcomeKind.DEAD:
             log = _log.warning
         log(

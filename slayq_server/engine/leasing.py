@@ -44,6 +44,13 @@ _DOUBTS = (0.0, 1.0, 5.0, 20.0)
 """Seconds after a lease whose answer was lost at which to look for jobs that it may have committed all the same."""
 TIMER_WORD = "@timer"
 LANES_WORD = "@lanes"
+EVENTS_WORD = "@events"
+CANCEL_WORD = "@cancel"
+SCHEDULES_WORD = "@schedules"
+QUEUES_WORD = "@queues"
+"""A queue was paused or resumed."""
+OTHER_WORDS = frozenset({TIMER_WORD, LANES_WORD, EVENTS_WORD, CANCEL_WORD, SCHEDULES_WORD, QUEUES_WORD})
+"""What is no queue's name, and always wanted."""
 _log = structlog.get_logger()
 
 
@@ -338,7 +345,7 @@ class Leaser:
     def _wanted_words(self) -> frozenset[str]:
         if not self._listens:
             return frozenset()
-        words = {TIMER_WORD, LANES_WORD}
+        words = set(OTHER_WORDS)
         for pool in self._pools:
             if self._appetite(pool).wants:
                 words.update(pool.names)

@@ -1,4 +1,6 @@
-"""From an endpoint's answer to the job's next state. Pure: the table of protocol v1 section 2, and batches.
+"""From an endpoint's answer to the job's next state. Pure.
+
+Of a job (protocol v1, section 2, and batches), `decide`:
 
 | answer                                          | outcome                                              |
 | ----------------------------------------------- | ---------------------------------------------------- |
@@ -12,6 +14,20 @@
 | anything else, or none                          | retried after the back-off                           |
 
 What would be retried is dead, `attempts-exhausted`, once all attempts are used.
+
+Of a durable run (protocol v2), `decide_segment`:
+
+| answer                                          | outcome                                                          |
+| ----------------------------------------------- | ---------------------------------------------------------------- |
+| done                                            | completed                                                        |
+| suspend                                         | suspended                                                        |
+| failed, to be retried                           | retried; dead, `attempts-exhausted`, once all attempts are used  |
+| failed, not to be retried                       | dead, `no-retry`                                                 |
+| none: the address guard refused the URL         | dead, `blocked`                                                  |
+| none: the run makes no request                  | dead, `undeliverable`                                            |
+| anything else, or none: a delivery failure      | undelivered: tried again, no attempt used; dead once there were  |
+|                                                 | `DELIVERY_FAILURES`, `not-found` after a 404 or 410, else        |
+|                                                 | `delivery-failed`                                                |
 """
 
 from __future__ import annotations
@@ -21,7 +37,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from slayq_server.model import CallbackResult, DeadReason, Outcome, OutcomeKind
+from slayq_server.model import CallbackResult, DeadReason, Done, Failed, Outcome, OutcomeKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +45,12 @@ if TYPE_CHECKING:
     from slayq_server.engine.backoff import BackoffPolicy
     from slayq_server.model import Answer
 
+DELIVERY_FAILURES: Final = 25
+"""Deliveries of a run, one after the other, that may come to nothing."""
 _NOT_FOUND: Final = (404, 410)
 _REPORT_BEGINS: Final = re.compile(rb'\s*(\{\s*"failed"\s*:\s*)?\[\s*[0-9]')
 _COMPLETED: Final = Outcome(OutcomeKind.COMPLETED)
+_SUSPENDED: Final = Outcome(OutcomeKind.SUSPENDED)
 
 
 def decide(
@@ -75,6 +94,54 @@ def decide(
         return Outcome(OutcomeKind.DEAD, error=error, reason=DeadReason.ATTEMPTS_EXHAUSTED, remaining=remaining)
     delay = max(backoff.delay(attempts, random), answer.retry_after or 0.0)
     return Outcome(OutcomeKind.RETRIED, delay=delay, error=error, remaining=remaining)
+
+
+def decide_segment(
+    answer: Answer,
+    *,
+    attempts: int,
+    max_attempts: int,
+    delivery_failures: int,
+    backoff: BackoffPolicy,
+    random: Callable[[], float],
+) -> Outcome:
+    """What becomes of a run after a delivery.
+
+    Args:
+        answer: how the endpoint answered.
+        attempts: attempts at the function so far, this one included.
+        max_attempts: attempts at the function that there may be in all.
+        delivery_failures: deliveries before this one, and since one succeeded, that came to nothing.
+        backoff: the queue's rule, for attempts as for deliveries.
+        random: numbers in [0, 1), for the jitter.
+    """
+    match answer.terminal:
+        case Done(output):
+            return Outcome(OutcomeKind.COMPLETED, output=output)
+        case Failed(error, retry, retry_after):
+            if not retry:
+                return Outcome(OutcomeKind.DEAD, error=error, reason=DeadReason.NO_RETRY)
+            if attempts >= max_attempts:
+                return Outcome(OutcomeKind.DEAD, error=error, reason=DeadReason.ATTEMPTS_EXHAUSTED)
+            delay = backoff.delay(attempts, random) if retry_after is None else retry_after
+            return Outcome(OutcomeKind.RETRIED, delay=delay, error=error)
+        case None:
+            return _undelivered(answer, delivery_failures + 1, backoff, random)
+        case _:
+            return _SUSPENDED
+
+
+def _undelivered(answer: Answer, failures: int, backoff: BackoffPolicy, random: Callable[[], float]) -> Outcome:
+    error = answer.error
+    if answer.undeliverable:
+        return Outcome(OutcomeKind.DEAD, error=error, reason=DeadReason.UNDELIVERABLE)
+    if answer.result is CallbackResult.BLOCKED:
+        return Outcome(OutcomeKind.DEAD, error=error, reason=DeadReason.BLOCKED)
+    if failures >= DELIVERY_FAILURES:
+        reason = DeadReason.NOT_FOUND if answer.status in _NOT_FOUND else DeadReason.DELIVERY_FAILED
+        return Outcome(OutcomeKind.DEAD, error=error, reason=reason)
+    delay = max(backoff.delay(failures, random), answer.retry_after or 0.0)
+    return Outcome(OutcomeKind.UNDELIVERED, delay=delay, error=error)
 
 
 @dataclass(frozen=True, slots=True)

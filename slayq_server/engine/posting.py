@@ -1,7 +1,8 @@
-"""The HTTP client under `delivery`: one signed POST, judged at the socket, sealed when it goes out, read up to a limit.
+"""The HTTP client under `delivery` and `segment`: one signed POST, judged at the socket, sealed when it goes out.
 
-The seam for another client: it takes a `Target`, and gives a `Reply` or raises `PostFailed`. Of aiohttp, nothing gets
-out of here. Two of its hooks carry what a client for callbacks needs and most lack:
+The seam for another client: it takes a `Target`, and gives a `Reply`, read up to a limit, or a `Stream`, to be read as
+it comes; or raises `PostFailed`. Of aiohttp, nothing gets out of here. Two of its hooks carry what a client for
+callbacks needs and most lack:
 
 - the socket factory is asked for each address about to be connected to, and the request's own `send` is called once
   there is a connection: both ask the guard, the second for connections kept alive from before the rules changed, too;
@@ -13,6 +14,7 @@ therefore kept for less time than apps keep them.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
@@ -20,20 +22,21 @@ import ssl
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from yarl import URL
 
-from slayq.protocol import CONTENT_TYPE, SIGNATURE_HEADER
+from slayq.protocol import CONTENT_TYPE
 from slayq_server.engine.address_guard import Blocked
 from slayq_server.model import CallbackResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from aiohttp.abc import AbstractResolver
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import AddrInfoType, Connection
 
     from slayq_server.engine.address_guard import Target
@@ -60,12 +63,45 @@ class Reply:
     """The header as it came."""
 
 
+class Stream:
+    """An answer that is read as it comes."""
+
+    def __init__(self, response: aiohttp.ClientResponse, target: Target) -> None:
+        self._response = response
+        self._target = target
+        self._protocol = None if response.connection is None else response.connection.protocol
+        self.status = response.status
+        self.content_type = response.content_type
+        """Without parameters, in lower case."""
+        self.retry_after = response.headers.get("Retry-After")
+        """The header as it came."""
+        self.date = response.headers.get("Date")
+        """The header as it came."""
+
+    async def read(self) -> bytes:
+        """What has come since; waits until there is something. Empty at the end. Raises PostFailed.
+
+        What nobody reads stays with the sender, but for some tens of kilobytes.
+        """
+        try:
+            piece = await self._response.content.readany()
+            if not piece:
+                _check_end(self._response, self._protocol)
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            raise _failure(error, self._target, 0.0) from error
+        return piece
+
+
 class PostFailed(Exception):
     """There is no answer. The message is one line, and holds nothing of the payload, the URL's path or its query."""
 
     def __init__(self, result: CallbackResult, message: str) -> None:
         super().__init__(message)
         self.result = result
+
+
+Seal: TypeAlias = "Callable[[], tuple[bytes, Mapping[str, str]]]"
+"""Makes a body, and the headers that sign it."""
 
 
 class Guard(Protocol):
@@ -134,14 +170,12 @@ class HttpPoster:
             await self._session.close()
             self._session = None
 
-    async def post(
-        self, target: Target, seal: Callable[[], tuple[bytes, str]], *, guard: Guard, connect_timeout: float
-    ) -> Reply:
+    async def post(self, target: Target, seal: Seal, *, guard: Guard, connect_timeout: float) -> Reply:
         """Sends one POST and reads the answer. The caller limits the time of the whole.
 
         Args:
             target: where to.
-            seal: makes body and signature; called once, when there is a connection.
+            seal: makes the body and the headers that sign it; called once, when there is a connection.
             guard: judges the addresses.
             connect_timeout: seconds for looking up the name, connecting and TLS.
 
@@ -149,26 +183,46 @@ class HttpPoster:
             PostFailed: there is no answer, or none that can be read.
             Blocked: the guard refused every address of the host.
         """
+        response = await self._open(target, seal, guard, connect_timeout)
+        try:
+            body, truncated = await self._read(response)
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            raise _failure(error, target, connect_timeout) from error
+        finally:
+            # Once the answer is read its connection is back with the others, and this does nothing.
+            response.close()
+        headers = response.headers
+        return Reply(response.status, body, truncated, headers.get("Retry-After"), headers.get("Date"))
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, target: Target, seal: Seal, *, guard: Guard, connect_timeout: float
+    ) -> AsyncIterator[Stream]:
+        """Sends one POST as `post` does; the answer may be read while the block runs. The caller limits the time.
+
+        An answer that has not been read to its end is cut off by closing the connection, as the block ends.
+        """
+        response = await self._open(target, seal, guard, connect_timeout)
+        try:
+            yield Stream(response, target)
+        finally:
+            response.close()
+
+    async def _open(self, target: Target, seal: Seal, guard: Guard, connect_timeout: float) -> aiohttp.ClientResponse:
+        """Sends one POST; returns as soon as the answer has begun."""
         assert self._session is not None, "start() comes first"
         attempt = _Attempt(target, seal, guard)
         token = _attempt.set(attempt)
         try:
-            response = await self._session.post(
+            return await self._session.post(
                 URL(target.url, encoded=True), allow_redirects=False, timeout=_timeout(connect_timeout)
             )
-            try:
-                body, truncated = await self._read(response)
-            finally:
-                # Once the answer is read its connection is back with the others, and this does nothing.
-                response.close()
         except (aiohttp.ClientError, OSError, RuntimeError) as error:  # the last is uvloop's for some sockets
             if attempt.blocked is not None and not attempt.let_out:
                 raise attempt.blocked from None
             raise _failure(error, target, connect_timeout) from error
         finally:
             _attempt.reset(token)
-        headers = response.headers
-        return Reply(response.status, body, truncated, headers.get("Retry-After"), headers.get("Date"))
 
     async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
         """The body's beginning, and whether there was more."""
@@ -179,11 +233,7 @@ class HttpPoster:
             body += piece
             if len(body) > limit:
                 return body[:limit], True
-        if protocol is not None and _ends_with_connection(response):
-            # aiohttp takes a reset for the body's end, too, where nothing else marks that.
-            broken = protocol.exception()
-            if isinstance(broken, OSError):
-                raise aiohttp.ClientPayloadError from broken
+        _check_end(response, protocol)
         return body, False
 
 
@@ -192,7 +242,7 @@ class _Attempt:
     """One POST, for the hooks that run under it."""
 
     target: Target
-    seal: Callable[[], tuple[bytes, str]]
+    seal: Seal
     guard: Guard
     blocked: Blocked | None = None
     let_out: bool = False
@@ -228,10 +278,18 @@ class _SealedRequest(aiohttp.ClientRequest):
         if peer is None:
             raise aiohttp.ServerDisconnectedError
         attempt.guard.check_address(peer[0], attempt.target)
-        body, signature = attempt.seal()
-        self.headers[SIGNATURE_HEADER] = signature
+        body, headers = attempt.seal()
+        self.headers.update(headers)
         await self.update_body(body if len(body) < _LARGE_BODY else io.BytesIO(body))
         return await super().send(conn)
+
+
+def _check_end(response: aiohttp.ClientResponse, protocol: ResponseHandler | None) -> None:
+    """Raises if what looks like the body's end is none: aiohttp takes a reset for it where nothing else marks it."""
+    if protocol is not None and _ends_with_connection(response):
+        broken = protocol.exception()
+        if isinstance(broken, OSError):
+            raise aiohttp.ClientPayloadError from broken
 
 
 def _ends_with_connection(response: aiohttp.ClientResponse) -> bool:

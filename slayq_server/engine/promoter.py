@@ -1,4 +1,4 @@
-"""What has become due, what a dead worker held, which serial queue lacks a head.
+"""What has become due, what a dead worker held, which serial queue lacks a head, which event has a run waiting for it.
 
 A timer that sleeps until the next job is due, not a poll: a sleep of 2 s ends at 2.0 s. The heartbeat looks further
 ahead (every few seconds), so a word from outside is only needed for what falls due before the next one.
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from slayq_server.clock import Clock
-    from slayq_server.model import Promoted, Reaped
+    from slayq_server.model import Matched, Promoted, Reaped
 
 _BATCH = 500
 _SWEEP_PAUSE = 0.1
 """Seconds between two sweeps of the serial queues, at the least."""
+_MATCH_BATCH = 100
+"""Events: while they are matched no wait can be registered."""
+_LEFT_OVER_PAUSE = 0.1
+"""Seconds after which to look again at events for a run that somebody had locked."""
 _log = structlog.get_logger()
 
 
@@ -29,6 +33,7 @@ class PromoterStore(Protocol):
     """What the promoter asks of the database."""
 
     async def promote(self, most: int) -> Promoted: ...
+    async def match_events(self, most: int) -> Matched: ...
     async def advance_headless_lanes(self, most: int) -> tuple[str, ...]: ...
     async def reap(self, most: int) -> tuple[list[Reaped], tuple[str, ...]]: ...
 
@@ -65,6 +70,7 @@ class Promoter:
         self._wake = asyncio.Event()
         self._due_at: float | None = None
         self._sweep_at: float | None = None
+        self._match_at: float | None = None
         self._reap_wanted = False
 
     def due_in(self, seconds: float | None) -> None:
@@ -82,13 +88,23 @@ class Promoter:
             self._sweep_at = self._clock.monotonic() + _SWEEP_PAUSE
             self._wake.set()
 
+    def match(self) -> None:
+        """Something has happened that a run may wait for."""
+        self._match_in(0.0)
+
+    def _match_in(self, seconds: float) -> None:
+        at = self._clock.monotonic() + seconds
+        if self._match_at is None or at < self._match_at:
+            self._match_at = at
+            self._wake.set()
+
     def reap(self) -> None:
         """Some worker's time is up."""
         self._reap_wanted = True
         self._wake.set()
 
     async def run(self) -> None:
-        """Promotes, sweeps and reaps until cancelled."""
+        """Promotes, matches, sweeps and reaps until cancelled."""
         pause = 0.0
         while True:
             if pause:
@@ -104,7 +120,7 @@ class Promoter:
     async def _until_due(self) -> None:
         while True:
             now = self._clock.monotonic()
-            times = [at for at in (self._due_at, self._sweep_at) if at is not None]
+            times = [at for at in (self._due_at, self._match_at, self._sweep_at) if at is not None]
             if self._reap_wanted or any(at <= now for at in times):
                 return
             self._wake.clear()
@@ -120,6 +136,7 @@ class Promoter:
         failures: list[DatabaseUnavailable] = []
         for wanted, step in (
             (self._reap_wanted, self._reap),
+            (self._match_at is not None and self._match_at <= now, self._match),
             (self._due_at is not None and self._due_at <= now, self._promote),
             (self._sweep_at is not None and self._sweep_at <= now, self._sweep),
         ):
@@ -141,6 +158,20 @@ class Promoter:
             raise
         if ready:
             self._on_ready(ready)
+
+    async def _match(self) -> None:
+        self._match_at = None
+        try:
+            matched = await self._store.match_events(_MATCH_BATCH)
+        except DatabaseUnavailable:
+            self.match()
+            raise
+        if matched.more:
+            self.match()
+        elif matched.left_over:
+            self._match_in(_LEFT_OVER_PAUSE)
+        if matched.ready:
+            self._on_ready(matched.ready)
 
     async def _promote(self) -> None:
         planned, self._due_at = self._due_at, None

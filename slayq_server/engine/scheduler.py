@@ -3,8 +3,11 @@
 The row's `next_at` only ever moves forward, so a clock that is set back cannot repeat a tick. A tick that comes while
 nobody was there to fire it is missed; the schedule's `catch_up` says what becomes of missed ticks.
 
-A row says what a daemon with another configuration, or of another release, has last written. One that this daemon can
-make nothing of costs its own ticks and no others.
+A row says what a daemon with another configuration, or of another release, has last written, or, of a function's
+schedule, what an app has registered. One that this daemon can make nothing of costs its own ticks and no others.
+
+A function's schedule is registered without a next tick, because Postgres cannot read cron lines: whichever daemon sees
+it first sets that, from then on. Every daemon fires every function's schedule.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from slayq_server.clock import Clock
     from slayq_server.model import ScheduleRow, ScheduleTimes
 
+FUNCTION_KIND = "function"
+"""The `kind` of a function's schedule."""
 ON_TIME = timedelta(seconds=60)
 """A tick this late at the most is on time; a later one was missed."""
 _MOST_CAUGHT_UP = 50_000
@@ -50,6 +55,8 @@ class ScheduleStore(Protocol):
 
     async def now(self) -> datetime: ...
     async def register(self, schedule: ScheduleRow) -> None: ...
+    async def functions(self) -> list[tuple[ScheduleRow, bool]]: ...
+    async def plan(self, schedule_id: str, cron: str, next_at: datetime) -> None: ...
     async def times(self, ids: Sequence[str]) -> list[ScheduleTimes]: ...
     def firing(self, ids: Sequence[str]) -> AbstractAsyncContextManager[Firing]: ...
 
@@ -83,7 +90,7 @@ def payload_of(schedule: ScheduleRow) -> str:
 
 
 class Scheduler:
-    """Fires the schedules of this daemon's configuration."""
+    """Fires the schedules of this daemon's configuration, and those of functions."""
 
     def __init__(
         self,
@@ -101,7 +108,7 @@ class Scheduler:
             clock: measures the wait.
             on_fired: called with a schedule, a result (fired, caught_up, skipped, missed, refused) and how many
                 ticks.
-            on_times: called with the next and last ticks, after each change.
+            on_times: called with the next and last ticks of the configuration's schedules, after each change.
             on_error: called when the database is away.
         """
         self._store = store
@@ -113,6 +120,11 @@ class Scheduler:
         self._registered = False
         self._unusable: set[str] = set()
         """Rows that this daemon leaves to those who have written them, until the next reload."""
+        self._functions: dict[str, str] = {}
+        """Cron lines of functions' schedules, by id, as they were last seen."""
+        self._unusable_functions: dict[str, str] = {}
+        """Those of them that cannot be read: until another is registered."""
+        self._functions_changed = True
         self._due_at: float | None = None
         self._asked = False
         """To look at the rows: since the last look began, whatever that look makes of the next tick."""
@@ -126,8 +138,9 @@ class Scheduler:
         self._wake.set()
 
     def look(self) -> None:
-        """The heartbeat says that a tick is due, or the database is back: look at the rows again."""
+        """The heartbeat says that a tick is due, or functions were registered: look at the rows again."""
         self._asked = True
+        self._functions_changed = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -139,19 +152,39 @@ class Scheduler:
             await self._until_due()
             self._asked = False
             try:
+                if self._functions_changed:
+                    await self._look_at_functions()
                 if not self._registered:
                     await self._register()
                 else:
                     await self._fire()
-                self._plan(await self._store.times(self._ids()) if self._schedules else [])
+                ids = self._ids()
+                self._plan(await self._store.times(ids) if ids else [])
                 pause = 0.0
             except DatabaseUnavailable as error:
                 self._on_error(error)
-                self._asked = True
+                self.look()
                 pause = min(max(pause * 2, 0.2), 2.0)
 
     def _ids(self) -> list[str]:
-        return [schedule.id for schedule in self._schedules if schedule.id not in self._unusable]
+        configured = [schedule.id for schedule in self._schedules if schedule.id not in self._unusable]
+        return configured + [id for id, cron in self._functions.items() if self._unusable_functions.get(id) != cron]
+
+    async def _look_at_functions(self) -> None:
+        """Takes over which functions have schedules, and sets the first ticks of new ones: no back-fill."""
+        self._functions_changed = False
+        rows = await self._store.functions()
+        self._functions = {schedule.id: schedule.cron for schedule, _ in rows}
+        for schedule, planned in rows:
+            if planned or self._unusable_functions.get(schedule.id) == schedule.cron:
+                continue
+            try:
+                next_at = Crontab.parse(schedule.cron).next_after(schedule.now)
+            except ValueError as error:
+                self._give_up(schedule, error)
+                self._on_fired(schedule, "refused", 1)
+            else:
+                await self._store.plan(schedule.id, schedule.cron, next_at)
 
     async def _register(self) -> None:
         schedules = self._schedules
@@ -169,7 +202,7 @@ class Scheduler:
         now = self._clock.monotonic()
         # Locked by another daemon, or this clock is a little ahead: not more often than every 50 ms.
         self._due_at = min((now + max(0.05, entry.due_in) for entry in times), default=None)
-        self._on_times(times)
+        self._on_times([entry for entry in times if entry.id not in self._functions])
 
     async def _until_due(self) -> None:
         while self._registered and not self._asked:
@@ -218,5 +251,8 @@ class Scheduler:
         return schedule, "caught_up" if late else "fired", len(ticks)
 
     def _give_up(self, schedule: ScheduleRow, error: Exception) -> None:
-        self._unusable.add(schedule.id)
+        if schedule.kind == FUNCTION_KIND:
+            self._unusable_functions[schedule.id] = schedule.cron
+        else:
+            self._unusable.add(schedule.id)
         _log.error("schedule_unusable", schedule=schedule.id, error=str(error))

@@ -18,6 +18,10 @@ PRUNE_EVERY = 60.0
 _PRUNE_BATCH = 1000
 _TRIGGER_AGE = 3600.0
 _TRIGGERS_KEPT = 100_000
+_EVENT_AGE = 86_400.0
+"""Seconds that an event is kept at the least for waits to look back to; those of older runs are kept for longer."""
+_SENT_AGE = 7 * 86_400.0
+"""Seconds within which sending with the same id creates no second run."""
 _log = structlog.get_logger()
 
 SnapshotRow = tuple[str, str, str, int, float | None]
@@ -81,6 +85,8 @@ class Upkeep:
         if self.done_kept is not None:
             gone["prune_done"] = await self._prune("prune_done", self.done_kept, _PRUNE_BATCH)
         gone["prune_triggers"] = await self._prune("prune_triggers", _TRIGGER_AGE, _TRIGGERS_KEPT, _PRUNE_BATCH)
+        gone["prune_events"] = await self._prune("prune_events", _EVENT_AGE, _PRUNE_BATCH)
+        gone["prune_sent"] = await self._prune("prune_sent", _SENT_AGE, _PRUNE_BATCH)
         return gone
 
     async def _prune(self, statement: str, *limits: float) -> int:

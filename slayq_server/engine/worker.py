@@ -9,6 +9,7 @@ Trust that has ended never comes back for the same row, whatever answer is read 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
@@ -83,6 +84,7 @@ class Worker:
         self._on_renewal = on_renewal
         self._trust_until = float("-inf")
         self._retired = False
+        self._asked = asyncio.Event()
         self.id: int | None = None
         """The row's id while there is one."""
 
@@ -94,6 +96,10 @@ class Worker:
     def set_queues(self, queues: Sequence[str]) -> None:
         """Changes what the next row says is served (reload). Heartbeats ask about these from now on."""
         self._queues = list(queues)
+
+    def look(self) -> None:
+        """Something that a heartbeat brings has changed: the next renewal comes at once."""
+        self._asked.set()
 
     async def run(self) -> None:
         """Holds a row until retired or cancelled; after each loss a new one."""
@@ -133,7 +139,7 @@ class Worker:
     async def _renew_until_lost(self, worker_id: int) -> None:
         wait = 0.0  # the first heartbeat tells at once what there is to do
         while True:
-            await asyncio.sleep(max(0.0, min(wait, self._remaining())))
+            await self._pause(max(0.0, min(wait, self._remaining())))
             if self._retired or self._remaining() <= 0:
                 return
             sent = self._clock.monotonic()
@@ -151,6 +157,12 @@ class Worker:
             self._on_renewal("ok")
             self._on_heartbeat(heartbeat)
             wait = self._renew_every - (self._clock.monotonic() - sent)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._asked.wait()
+        self._asked.clear()
 
     def _remaining(self) -> float:
         return self._trust_until - self._clock.monotonic()

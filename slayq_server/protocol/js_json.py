@@ -170,11 +170,20 @@ def object_members(json_text: str) -> dict[str, str]:
     while mark == ",":
         key, start = _member_key(json_text, at)
         start = _after_spaces(json_text, start)
-        end = _end_of_value(json_text, start)
+        end = end_of_value(json_text, start)
         members[key] = json_text[start:end]
         mark, at = _mark(json_text, end, "}")
     _expect_end(json_text, at)
     return members
+
+
+def end_of_value(text: str, at: int) -> int:
+    """Where the value ends that begins at `at`. Raises InvalidJson."""
+    try:
+        return _MEASURE.raw_decode(text, at)[1]
+    except (RecursionError, ValueError):
+        pass  # Left first: that error may carry the document.
+    return _read(text, at)[1]
 
 
 # Numbers and keys
@@ -257,15 +266,6 @@ def _parse_exactly(text: str) -> Value:
     value, end = _read(text, 0)
     _expect_end(text, end)
     return value
-
-
-def _end_of_value(text: str, at: int) -> int:
-    """Where the value ends that begins at `at`."""
-    try:
-        return _MEASURE.raw_decode(text, at)[1]
-    except (RecursionError, ValueError):
-        pass  # Left first: that error may carry the document.
-    return _read(text, at)[1]
 
 
 def _read(text: str, at: int) -> tuple[Value, int]:

@@ -102,10 +102,11 @@ Call: TypeAlias = AddJob | WaitForEvent | WaitForInvocation | TriggerEvent | Tri
 
 def read_call(task: Task, body: bytes) -> Call:
     """The call that a request's body makes. Fields that no task has are left alone. Raises InvalidBody."""
-    return _READERS[task](_Fields(_members(body)))
+    return _READERS[task](_Fields(members_of(body)))
 
 
-def _members(body: bytes) -> dict[str, str]:
+def members_of(body: bytes) -> dict[str, str]:
+    """The members of a body, as they are spelled, by name. Raises InvalidBody."""
     try:
         return object_members(body.decode("utf-8"))
     except UnicodeDecodeError:

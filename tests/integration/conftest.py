@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Both loops for the tests of delivery, the standard one for the others."""
-    if item.path.name == "test_delivery.py":
+    if item.path.name in ("test_delivery.py", "test_segment.py"):
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
 

@@ -96,17 +96,20 @@ async def test_a_paused_queue_is_not_delivered_until_it_is_resumed(
     assert "paused" == second.event
 
 
-async def test_resuming_wakes_idle_daemons(cli: Cli, connection: asyncpg.Connection, connect: Connect) -> None:
-    """Whoever wants the queue's word is told."""
-    await connection.execute("insert into slayq.queue (name, paused) values ('mail', true)")
+async def test_daemons_are_told_of_a_pause_and_of_its_end(
+    cli: Cli, connection: asyncpg.Connection, connect: Connect
+) -> None:
+    """Each time something changes, so that none waits for its next heartbeat."""
+    await connection.execute("insert into slayq.queue (name) values ('mail')")
     await register_worker(connection, "a", 60)
-    await connection.execute("update slayq.worker set wants = '{mail}'")
+    await connection.execute("update slayq.worker set wants = '{mail,@queues}'")
     heard: list[Any] = []
     listener = await connect()
     await listener.add_listener("slayq", lambda *message: heard.append(message[-1]))
-    await cli.ok("queues", "resume", "mail")
+    for command in ("resume", "pause", "pause", "resume"):
+        await cli.ok("queues", command, "mail")
     await listener.execute("select")  # a round trip: what was sent before has come
-    assert ["mail"] == heard
+    assert ["@queues", "@queues"] == heard
 
 
 async def test_workers_list(cli: Cli, connection: asyncpg.Connection) -> None:
@@ -165,6 +168,21 @@ async def test_cron_trigger(cli: Cli, connection: asyncpg.Connection) -> None:
     assert await connection.fetchval("select next_at > now() + interval '59 minutes' from slayq.schedule")
     finished = await cli("cron", "trigger", "weekly")
     assert (3, "") == (finished.code, finished.stdout)
+
+
+async def test_cron_of_functions(cli: Cli, connection: asyncpg.Connection) -> None:
+    """Those that apps have registered: not planned yet, or with a line that cannot be read; triggered, they run."""
+    functions = [{"event": "good", "cron": "0 3 * * *", "queue": "mail"}, {"event": "odd", "cron": "99 * * * *"}]
+    manifest = {"app": "shop", "url": "http://a.example", "functions": functions}
+    await connection.execute("select slayq.register($1)", json.dumps(manifest))
+    good, odd = (await cli.json("cron", "list"))["schedules"]
+    assert ("function:good", None, None) == (good["id"], good["next_at"], good["problem"])
+    assert ("function:odd", None) == (odd["id"], odd["next_at"])
+    assert odd["problem"]
+    assert "never: " in (await cli.ok("cron", "list")).stdout
+    document = await cli.json("cron", "trigger", "function:good")
+    assert document["run"] == str(await connection.fetchval("select run_id from slayq.job where event = 'good'"))
+    assert "Run " in (await cli.ok("cron", "trigger", "function:good")).stdout
 
 
 async def test_cron_trigger_of_a_minute_tick_that_is_being_delivered(cli: Cli, connection: asyncpg.Connection) -> None:

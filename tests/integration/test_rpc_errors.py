@@ -25,8 +25,9 @@ from slayq.protocol import Task
 from slayq_server.db.pool import Pool
 from slayq_server.db.rpc import AppCalls
 from slayq_server.http.health import HealthState
-from slayq_server.http.rpc import BODY_LIMIT, Rpc
+from slayq_server.http.rpc import Rpc
 from slayq_server.http.server import HttpServer
+from slayq_server.http.signed import BODY_LIMIT, Bodies
 from slayq_server.metrics import Metrics
 from slayq_server.protocol.rpc_v1 import AddJob, TriggerEvent
 from tests.support.endpoint import SECRET
@@ -71,7 +72,7 @@ async def serving(pool: Pool, body_timeout: float = DEADLINE) -> AsyncIterator[S
     async def carry_out(asked: Call) -> None:
         await calls.carry_out(asked, [])
 
-    rpc = Rpc(carry_out, SECRETS, metrics, on_error=errors.append, body_timeout=body_timeout)
+    rpc = Rpc(carry_out, SECRETS, metrics, bodies=Bodies(body_timeout), on_error=errors.append)
     health = HealthState(
         database=True, database_down_for=0.0, schema=True, worker=True, leasing=True, draining=False, detail={}
     )

@@ -22,6 +22,7 @@ FEW = 60
 """Jobs of each kind that the statements are about."""
 GROWING = {"job", "wait", "dead_letter", "done_job", "trigger", "step", "event", "sent"}
 PAYLOAD = f'{{"url": "{URL}", "event": "shop/order", "data": {{"n": %s}}}}'
+CONTINUED = f'{{"url": "{URL}", "event": "shop/order", "data": {{"n": 1}}, "cache": {{}}}}'
 
 # A handful of jobs in every state, for the statements to act upon; ids by what they are for.
 HANDFUL = f"""
@@ -181,6 +182,12 @@ APP = {
     ),
     "add a running key": (
         f"select slayq._add_job_1('mail', '{PAYLOAD % 1}', null, null, null, 'leased-1', null, null, null)"
+    ),
+    "continue a job that is gone": (
+        f"select slayq._add_job_1('mail', '{CONTINUED}', null, now() + interval '1 h', null, 'gone', null, null, null)"
+    ),
+    "report of a dead letter": (
+        f"select slayq._add_job_1('mail', '{CONTINUED}', null, null, null, 'letter-1', null, null, null)"
     ),
     "add in bulk": (
         f"select slayq._add_jobs_1(array_fill(row('mail', '{PAYLOAD % 1}', null, null, null, null, null, null)"

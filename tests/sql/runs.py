@@ -182,6 +182,12 @@ class RunsDaemon:
         return row
 
 
+async def leased(connection: asyncpg.Connection, runs: RunsDaemon) -> Segment:
+    """A run of order 7 that is being delivered."""
+    await send(connection, PLACED, {"order": 7})
+    return await runs.lease_one()
+
+
 class Raw(str):
     """JSON text that goes to Postgres as it is."""
 

@@ -1,21 +1,17 @@
-"""cancel_pending_tasks: which jobs it finds, in which state, by which values; and its races with leases and adds."""
+"""cancel_pending_tasks: which jobs it finds, in which state, by which values."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from slayq_server.db.statements import query
 from tests.sql.support import (
     EVENT,
-    QUEUE,
     URL,
     Daemon,
     add,
-    blocked_by,
     cancel,
     count,
     job,
@@ -26,14 +22,9 @@ from tests.sql.support import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     import asyncpg
 
     from slayq_server.db.store import Store
-    from tests.conftest import Connect
-
-    Call = Callable[[asyncpg.Connection], Awaitable[None]]
 
 
 async def keys(connection: asyncpg.Connection) -> set[str]:
@@ -230,130 +221,3 @@ async def test_a_batch_is_not_found_by_its_elements(connection: asyncpg.Connecti
     for value in ("1", "2"):
         await cancel(connection, EVENT, "n", value)
     assert (await keys(connection), (await live(connection, "k"))["match_terms"]) == ({"k"}, None)
-
-
-async def meet(connect: Connect, first: Call, second: Call, *, commits: bool = True) -> None:
-    """Lets `second` begin while the transaction of `first` is open, and end after it."""
-    one, two, onlooker = await connect(), await connect(), await connect()
-    transaction = one.transaction()
-    await transaction.start()
-    await first(one)
-    running = asyncio.ensure_future(second(two))
-    await blocked_by(onlooker, one, two)
-    await (transaction.commit() if commits else transaction.rollback())
-    await running
-
-
-async def cancel_it(connection: asyncpg.Connection) -> None:
-    await cancel(connection, EVENT, "n", "1")
-
-
-async def test_a_cancel_that_meets_an_open_lease(
-    connection: asyncpg.Connection, connect: Connect, daemon: Daemon
-) -> None:
-    """The lease first: the cancel waits for it and marks the job, which was ready in the cancel's snapshot."""
-    await add(connection, "k", {"n": 1})
-
-    async def lease(one: asyncpg.Connection) -> None:
-        assert await one.fetch(query("lease"), daemon.worker_id, [QUEUE], [0], [1], None)
-
-    await meet(connect, lease, cancel_it)
-    row = await live(connection, "k")
-    assert (row["state"], row["cancelled"]) == ("leased", True)
-
-
-async def test_a_lease_that_meets_an_open_cancel(
-    connection: asyncpg.Connection, connect: Connect, daemon: Daemon
-) -> None:
-    """The cancel first: the lease passes the job by, without waiting; if that is rolled back it is leased later."""
-    await add(connection, "k", {"n": 1})
-    caller = await connect()
-    transaction = caller.transaction()
-    await transaction.start()
-    await cancel_it(caller)
-    assert await daemon.lease(free=5) == []
-    await transaction.rollback()
-    assert (await daemon.lease_one()).job_key == "k"
-
-
-async def test_a_cancel_that_meets_an_open_failure(
-    connection: asyncpg.Connection, connect: Connect, daemon: Daemon
-) -> None:
-    """Under delivery in the cancel's snapshot, the job waits for its retry once the failure is committed: it goes."""
-    await add(connection, "k", {"n": 1})
-    leased = await daemon.lease_one()
-
-    async def fail(one: asyncpg.Connection) -> None:
-        arguments = [leased.id], [leased.lease], [60.0], ["500"], [False], [None]
-        await one.fetch(query("settle_retried"), daemon.worker_id, *arguments)
-
-    await meet(connect, fail, cancel_it)
-    assert await count(connection) == 0
-
-
-async def test_a_failure_that_meets_an_open_cancel(
-    connection: asyncpg.Connection, connect: Connect, daemon: Daemon
-) -> None:
-    """The cancel first: settling does not wait for it, but is told to try again; then the job is dropped."""
-    await add(connection, "k", {"n": 1})
-    leased = await daemon.lease_one()
-    caller = await connect()
-    async with caller.transaction():
-        await cancel_it(caller)
-        assert (await daemon.fail(leased)).verdicts == {leased.id: "locked"}
-    assert (await daemon.fail(leased)).verdicts == {leased.id: "dropped"}
-
-
-@pytest.mark.parametrize("sleeps", [True, False], ids=["sleep", "failed step"])
-async def test_a_cancel_that_meets_an_open_continuation(
-    connection: asyncpg.Connection, connect: Connect, daemon: Daemon, sleeps: bool
-) -> None:
-    """The app's re-add first, which the cancel's snapshot does not have: the continuation goes all the same."""
-    await add(connection, "run", {"n": 1})
-    leased = await daemon.lease_one()
-
-    async def continue_(one: asyncpg.Connection) -> None:
-        await add(one, "run", {"n": 1}, cache={}, run_at=later() if sleeps else None)
-
-    await meet(connect, continue_, cancel_it)
-    assert await job(connection, "run") is None
-    assert (await live(connection, leased.id))["cancelled"]
-
-
-async def test_a_continuation_that_meets_an_open_cancel(
-    connection: asyncpg.Connection, connect: Connect, daemon: Daemon
-) -> None:
-    """The cancel first: the app's re-add waits for it and comes to nothing; if it was rolled back, it is added."""
-    for commits in (True, False):
-        await add(connection, "run", {"n": 1})
-        leased = await daemon.lease_one()
-
-        async def continue_(two: asyncpg.Connection) -> None:
-            await add(two, "run", {"n": 1}, cache={}, run_at=later())
-
-        await meet(connect, cancel_it, continue_, commits=commits)
-        await daemon.complete(leased)
-        assert await keys(connection) == (set() if commits else {"run"})
-
-
-@pytest.mark.parametrize("change", [{"event": "shop/other"}, {"data": {"n": 2}}])
-async def test_a_cancel_that_meets_an_open_change(
-    connection: asyncpg.Connection, connect: Connect, change: dict[str, Any]
-) -> None:
-    """The job becomes one of another event or value while the cancel waits for it: it stays."""
-    await add(connection, "k", {"n": 1})
-
-    async def replace(one: asyncpg.Connection) -> None:
-        await add(one, "k", **{"data": {"n": 1}, **change})
-
-    await meet(connect, replace, cancel_it)
-    assert await keys(connection) == {"k"}
-
-
-async def test_two_cancels_at_once(connection: asyncpg.Connection, connect: Connect) -> None:
-    """The second waits for the first and finds nothing; if the first is rolled back, it does the work."""
-    for commits in (True, False):
-        for n in range(5):
-            await add(connection, f"{n}", {"n": 1})
-        await meet(connect, cancel_it, cancel_it, commits=commits)
-        assert await count(connection) == 0

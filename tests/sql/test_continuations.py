@@ -159,6 +159,31 @@ async def test_a_second_report_at_max_attempts(connection: asyncpg.Connection, d
     assert [json.loads(each["payload"])["cache"] for each in letters] == [{"a": 1, "b": 2}]
 
 
+async def test_a_report_after_the_dead_letter(connection: asyncpg.Connection, daemon: Daemon, store: Store) -> None:
+    """The daemon died with the last attempt, the app reports later: the letter gets the steps, and nothing runs."""
+    await start(connection, daemon, max_attempts=1)
+    await daemon.expire(connection)
+    await store.reap(10)
+    for cache in (CACHE, {**CACHE, "second": 2}):
+        assert (await add(connection, "k", {"n": 1}, cache=cache))["id"] is None
+    (dead,) = await connection.fetch("select * from slayq.dead_letter")
+
+    assert 0 == await count(connection)
+    assert ("lease-lost", 1) == (dead["reason"], dead["attempts"])
+    assert {**CACHE, "second": 2} == json.loads(dead["payload"])["cache"]
+
+
+@pytest.mark.parametrize("change", ["died_at = now() - interval '2 hours'", "event = 'shop/other'"])
+async def test_a_report_beside_the_dead_letter_of_another_run(
+    connection: asyncpg.Connection, daemon: Daemon, change: str
+) -> None:
+    """An old letter, or one of another event, that happens to have the same key is nothing to do with it."""
+    await daemon.bury(await start(connection, daemon))
+    await connection.execute(f"update slayq.dead_letter set {change}")
+    assert (await add(connection, "k", {"n": 1}, cache=CACHE))["id"] is not None
+    assert "cache" not in json.loads(await connection.fetchval("select payload from slayq.dead_letter"))
+
+
 async def test_a_redriven_run_goes_on_with_its_steps(connection: asyncpg.Connection, daemon: Daemon) -> None:
     """Put back, the dead letter of a failed step is due at once with attempts 0, its key and its cache."""
     leased = await start(connection, daemon, max_attempts=1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sql.runs import CANCELLED, PAID, PLACED, RENDER, RunsDaemon, Segment, make_steps_due, register, send
+from tests.sql.runs import CANCELLED, PAID, PLACED, RENDER, RunsDaemon, Segment, make_steps_due, send
 from tests.sql.support import count
 
 if TYPE_CHECKING:
@@ -17,16 +17,7 @@ if TYPE_CHECKING:
     from tests.sql.support import Daemon
 
 
-@pytest.fixture
-def runs(daemon: Daemon, connection: asyncpg.Connection) -> RunsDaemon:
-    """A daemon that has just started."""
-    return RunsDaemon(daemon, connection)
-
-
-@pytest.fixture(autouse=True)
-async def shop(connection: asyncpg.Connection) -> None:
-    """The app whose functions run."""
-    await register(connection)
+pytestmark = pytest.mark.usefixtures("shop")
 
 
 async def placed(connection: asyncpg.Connection, runs: RunsDaemon, order: object = 7) -> Segment:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sql.runs import PLACED, Raw, RunsDaemon, make_steps_due, register, send
+from tests.sql.runs import PLACED, RENDER, Raw, RunsDaemon, Segment, make_steps_due, register, send
 from tests.sql.support import URL, count
 
 if TYPE_CHECKING:
@@ -19,16 +19,7 @@ if TYPE_CHECKING:
 ERROR = {"type": "ValueError", "message": "no", "trace": ""}
 
 
-@pytest.fixture
-def runs(daemon: Daemon, connection: asyncpg.Connection) -> RunsDaemon:
-    """A daemon that has just started."""
-    return RunsDaemon(daemon, connection)
-
-
-@pytest.fixture(autouse=True)
-async def shop(connection: asyncpg.Connection) -> None:
-    """The app whose functions run."""
-    assert {"functions": 2, "warnings": []} == await register(connection)
+pytestmark = pytest.mark.usefixtures("shop")
 
 
 async def state(connection: asyncpg.Connection, run: object) -> asyncpg.Record:
@@ -94,6 +85,19 @@ async def test_a_function_that_fails_is_tried_again_and_then_buried(
     assert [first.id] == await connection.fetchval("select array(select slayq._redrive_1(array[$1::bigint]))", first.id)
     again = await runs.lease_one()
     assert (first.run["id"], 1, {"a": ("done", 1), "b": ("done", 2)}) == (again.run["id"], again.attempts, again.steps)
+
+
+async def test_a_run_that_is_put_back_tries_the_step_again_that_killed_it(
+    connection: asyncpg.Connection, runs: RunsDaemon
+) -> None:
+    """Only that: a failure that the function caught stays what it is, with what was done about it."""
+    await send(connection, PLACED, {"order": 7})
+    segment = (await runs.lease_one()).say("step_failed", "caught", ERROR, attempts=1, final=True).step("mend", 1)
+    segment.say("step_failed", "pay", ERROR, attempts=1, final=True)
+    await runs.flush(segment.ends("dead", error="StepFailed: pay", reason="no-retry", output=["pay", "mend"]))
+    assert 3 == await count(connection, "step")
+    await connection.execute("select slayq._redrive_1(array[$1::bigint])", segment.id)
+    assert {"caught": "failed", "mend": ("done", 1)} == (await runs.lease_one()).steps
 
 
 async def test_steps_go_with_the_dead_letter(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
@@ -282,3 +286,31 @@ async def test_many_runs_in_one_flush(connection: asyncpg.Connection, runs: Runs
         (segments[4].id, "scheduled"),
         (segments[5].id, "leased"),
     ] == [tuple(row) for row in states]
+
+
+async def test_a_flush_whose_answer_was_lost(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """It was committed, and is given again: nothing is sent, invoked or awaited twice, and nothing is refused."""
+    await send(connection, PLACED, {"order": 7})
+    segment = await runs.lease_one()
+
+    def says() -> Segment:
+        segment.step("a", 1).say("send", "tell", [{"event": RENDER, "data": {}}]).wait("payment").invoke("invoice")
+        return segment.sleep("nap")
+
+    assert ["ok"] == await runs.ended(says())
+    before = await connection.fetch("select * from slayq.step order by name")
+    assert ["ok"] == await runs.ended(says())
+    assert before == await connection.fetch("select * from slayq.step order by name")
+    assert 3 == await count(connection)
+    assert ["settled"] == await runs.ended(says().ends("suspended"))
+    assert ["stale"] == await runs.ended(says().ends("suspended"))
+
+
+async def test_a_name_of_an_earlier_segment(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """Used again for something that would be done twice: refused, and what it names stays as it was."""
+    await send(connection, PLACED, {"order": 7})
+    await runs.flush((await runs.lease_one()).say("send", "tell", [{"event": RENDER, "data": {}}]).ends("released"))
+    segment = (await runs.lease(2))[0]
+    (row,) = await runs.flush(segment.invoke("tell"))
+    assert ("refused", True) == (row["verdict"], "'tell'" in row["note"])
+    assert 2 == await count(connection)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slayq_server.errors import StatementFailed
 from slayq_server.model import DeadReason, Outcome, OutcomeKind, Settlement
 from tests.sql.support import (
     QUEUE,
@@ -150,6 +151,19 @@ async def test_a_batch_of_all_kinds(connection: asyncpg.Connection, daemon: Daem
         batch[8].id: "leased",
     }  # fmt: skip
     assert await count(connection, "dead_letter") == 2
+
+
+async def test_a_kind_that_is_refused_undoes_the_others(connection: asyncpg.Connection, daemon: Daemon) -> None:
+    """Nothing of a batch is written down where a part of it cannot be, so that no outcome is stale the second time."""
+    for n in range(2):
+        await add(connection, f"{n}")
+    done, dead = await daemon.lease(free=2)
+    await connection.execute("alter table slayq.dead_letter add constraint full_disk check (false) not valid")
+    with pytest.raises(StatementFailed):
+        await daemon.settle(completed(done), buried(dead))
+    await connection.execute("alter table slayq.dead_letter drop constraint full_disk")
+    settled = await daemon.settle(completed(done), buried(dead))
+    assert {done.id: "settled", dead.id: "settled"} == settled.verdicts
 
 
 async def test_nothing_to_settle(daemon: Daemon) -> None:

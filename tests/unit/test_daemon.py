@@ -1,4 +1,4 @@
-"""What a daemon does with signals, before there is anything else."""
+"""What a daemon does with signals and words, before there is anything else."""
 
 from __future__ import annotations
 
@@ -49,6 +49,17 @@ def test_a_signal_cuts_a_wait_short(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert (6, []) == (now(), errors)
 
     run()
+
+
+def test_a_queue_that_is_paused_or_resumed_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command says a word; the renewal of the worker row, which brings what is paused, is due at once."""
+    looks: list[None] = []
+    daemon = made(tmp_path, monkeypatch)
+    monkeypatch.setattr(daemon._worker, "look", lambda: looks.append(None))
+    daemon._word("@timer")
+    assert [] == looks
+    daemon._word("@queues")
+    assert [None] == looks
 
 
 def test_a_wait_that_ends_in_time_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

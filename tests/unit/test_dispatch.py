@@ -9,14 +9,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from slayq_server.engine.dispatch import Dispatcher
+from slayq_server.engine.dispatch import Dispatcher, Recording
 from slayq_server.engine.pools import Pool
 from slayq_server.errors import WorkerLost
-from slayq_server.model import Answer, CallbackResult, DeadReason, LeasedJob, OutcomeKind
+from slayq_server.model import (
+    Answer,
+    CallbackResult,
+    DeadReason,
+    Done,
+    LeasedJob,
+    Op,
+    Outcome,
+    OutcomeKind,
+    Run,
+    Suspend,
+)
 from tests.support.virtual import in_virtual_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from slayq_server.model import Settlement
 
@@ -26,6 +37,11 @@ BATCH = '[{"url": "u", "event": "e", "data": 1}, {"url": "u", "event": "e", "dat
 def job(number: int = 1, lease: int = 1, **changes: object) -> LeasedJob:
     """A leased job."""
     return replace(LeasedJob(number, lease, "mail", None, 1, 25, BATCH, None, None, 0.0), **changes)  # type: ignore[arg-type]
+
+
+def run(number: int = 1, lease: int = 1, **changes: object) -> LeasedJob:
+    """A leased run."""
+    return job(number, lease, run=Run(f"run-{number}", "http://app/", "2030-01-01T00:00:00Z", "[]", 0), **changes)
 
 
 class FakeWorker:
@@ -59,6 +75,49 @@ class FakeCallbacks:
         return answer
 
 
+class FakeRecord:
+    """Remembers what it is told."""
+
+    def __init__(self, worker_id: int, job_id: int, refusal: Callable[[str], Outcome]) -> None:
+        self.worker_id, self.job_id, self.refusal = worker_id, job_id, refusal
+        self.ops: list[Op] = []
+        self.end: Outcome | None = None
+
+    def put(self, ops: Iterable[Op]) -> None:
+        self.ops += ops
+
+    async def room(self) -> None: ...
+
+    def finish(self, outcome: Outcome) -> None:
+        self.end = outcome
+
+
+class FakeJournal:
+    """Opens records."""
+
+    def __init__(self) -> None:
+        self.records: list[FakeRecord] = []
+
+    def open(self, worker_id: int, leased: LeasedJob, queue: str, refusal: Callable[[str], Outcome]) -> FakeRecord:
+        assert "mail" == queue
+        self.records.append(FakeRecord(worker_id, leased.id, refusal))
+        return self.records[-1]
+
+
+class FakeSegments:
+    """Says one op, waits for `hold`, and ends."""
+
+    def __init__(self) -> None:
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.answer = Answer(CallbackResult.OK, 200, terminal=Suspend())
+
+    async def deliver(self, leased: LeasedJob, sink: Recording, *, timeout: float, connect_timeout: float) -> Answer:
+        sink.put([Op("step", "a", "1")])
+        await self.hold.wait()
+        return self.answer
+
+
 class FakeMetrics:
     """Remembers what was in flight last."""
 
@@ -76,6 +135,8 @@ class Rig:
 
     def __init__(self) -> None:
         self.callbacks = FakeCallbacks()
+        self.segments = FakeSegments()
+        self.journal = FakeJournal()
         self.worker = FakeWorker()
         self.metrics = FakeMetrics()
         self.pool = Pool("mail", ("mail",), 5)
@@ -88,6 +149,8 @@ class Rig:
         async with asyncio.TaskGroup() as group:
             dispatcher = Dispatcher(
                 self.callbacks,
+                self.segments,
+                self.journal,
                 self.worker,
                 self.metrics,
                 spawn=group.create_task,
@@ -98,6 +161,7 @@ class Rig:
             await dispatcher.drained()
         await asyncio.sleep(0)
         assert (0, 0, []) == (self.pool.in_flight, self.metrics.flying, dispatcher.job_ids())
+        assert not dispatcher.has_runs
 
     def _freed(self, pool: Pool) -> None:
         self.freed += 1
@@ -230,3 +294,96 @@ async def test_a_callback_that_may_no_longer_go_out_settles_nothing() -> None:
     async with rig.runs() as dispatcher:
         dispatcher.start(job(1), rig.pool)
     assert [] == rig.settled
+
+
+# Durable runs
+
+
+@in_virtual_time
+async def test_a_run_fills_a_record_and_its_outcome_ends_it() -> None:
+    """Beside jobs, in the same slots."""
+    rig = Rig()
+    rig.segments.answer = Answer(CallbackResult.OK, 200, terminal=Done("[1]"))
+    rig.segments.hold.clear()
+    async with rig.runs() as dispatcher:
+        dispatcher.start(run(1), rig.pool)
+        dispatcher.start(job(2), rig.pool)
+        assert ([1, 2], 2, True) == (dispatcher.job_ids(), rig.pool.in_flight, dispatcher.has_runs)
+        await asyncio.sleep(1)
+        assert [1] == dispatcher.job_ids()
+        rig.segments.hold.set()
+    (record,) = rig.journal.records
+    assert (1, 1, [Op("step", "a", "1")]) == (record.worker_id, record.job_id, record.ops)
+    assert Outcome(OutcomeKind.COMPLETED, output="[1]") == record.end
+    assert [2] == [settlement.job_id for _, settlement in rig.settled]
+
+
+@in_virtual_time
+async def test_a_drain_releases_runs() -> None:
+    """What they have said stays; their attempt does not count."""
+    rig = Rig()
+    rig.segments.hold.clear()
+    async with rig.runs() as dispatcher:
+        dispatcher.start(run(1), rig.pool)
+        await asyncio.sleep(1)
+        dispatcher.give_back()
+    (record,) = rig.journal.records
+    assert (1, Outcome(OutcomeKind.RELEASED)) == (len(record.ops), record.end)
+
+
+@in_virtual_time
+async def test_runs_of_a_lost_row_end_nowhere() -> None:
+    """The journal forgets them by itself."""
+    rig = Rig()
+    rig.segments.hold.clear()
+    async with rig.runs() as dispatcher:
+        dispatcher.start(run(1), rig.pool)
+        await asyncio.sleep(1)
+        assert 1 == dispatcher.abandon(1)
+    assert [None] == [record.end for record in rig.journal.records]
+
+
+@in_virtual_time
+async def test_one_run_can_be_closed() -> None:
+    """Because it is cancelled, or nothing more of it will be written down."""
+    rig = Rig()
+    rig.segments.hold.clear()
+    async with rig.runs() as dispatcher:
+        for number in (1, 2, 3):
+            dispatcher.start(run(number, lease=7), rig.pool)
+        await asyncio.sleep(1)
+        assert 1 == dispatcher.cancel([(1, 7), (3, 6), (4, 7)])
+        dispatcher.close(2, 7)
+        dispatcher.close(2, 8)
+        await asyncio.sleep(1)
+        assert [3] == dispatcher.job_ids()
+        rig.segments.hold.set()
+    kinds = [record.end and record.end.kind for record in rig.journal.records]
+    assert [OutcomeKind.RELEASED, OutcomeKind.RELEASED, OutcomeKind.SUSPENDED] == kinds
+
+
+@pytest.mark.parametrize(("attempts", "expected"), [(1, OutcomeKind.RETRIED), (25, OutcomeKind.DEAD)])
+def test_what_postgres_refuses_counts_as_the_functions_failure(attempts: int, expected: OutcomeKind) -> None:
+    """Its error is the reason that Postgres gives."""
+
+    @in_virtual_time
+    async def go() -> None:
+        rig = Rig()
+        async with rig.runs() as dispatcher:
+            dispatcher.start(run(1, attempts=attempts), rig.pool)
+        outcome = rig.journal.records[0].refusal("unknown event")
+        assert (expected, "unknown event") == (outcome.kind, outcome.error)
+
+    go()
+
+
+@in_virtual_time
+async def test_a_fault_of_ours_costs_a_run_one_delivery() -> None:
+    """And no attempt at its function."""
+    rig = Rig()
+    rig.segments.deliver = None  # type: ignore[assignment]
+    async with rig.runs() as dispatcher:
+        dispatcher.start(run(1, attempts=25), rig.pool)
+    end = rig.journal.records[0].end
+    assert end is not None
+    assert (OutcomeKind.UNDELIVERED, "the server failed: TypeError") == (end.kind, end.error)

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from slayq_server.engine.leasing import LANES_WORD, TIMER_WORD, Leaser
+from slayq_server.engine.leasing import OTHER_WORDS, Leaser
 from slayq_server.engine.pools import Pool, Pools
 from slayq_server.errors import DatabaseUnavailable
 from slayq_server.model import LeasedJob
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from slayq_server.model import LeaseRequest
 
-ALWAYS = {TIMER_WORD, LANES_WORD}
+ALWAYS = set(OTHER_WORDS)
 
 
 class FakeWorker:

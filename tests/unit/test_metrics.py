@@ -55,9 +55,12 @@ DESIGN: dict[str, Row] = {
     "slayq_leases_lost_total": ("counter", {}, None),
     "slayq_stale_writes_total": (
         "counter",
-        {"kind": {"completed", "retried", "dead", "released", "other"}},
+        {"kind": {"completed", "retried", "dead", "released", "suspended", "undelivered", "other"}},
         None,
     ),
+    "slayq_journal_flushes_total": ("counter", {}, None),
+    "slayq_journal_runs_total": ("counter", {}, None),
+    "slayq_journal_ops_total": ("counter", {}, None),
     "slayq_db_pool_connections": ("gauge", {"state": {"idle", "in_use"}}, None),
     "slayq_db_errors_total": (
         "counter",
@@ -85,7 +88,7 @@ DESIGN: dict[str, Row] = {
     ),
     "slayq_auth_failures_total": (
         "counter",
-        {"surface": {"metrics", "rpc", "other"}, "reason": {"missing", "invalid", "expired", "other"}},
+        {"surface": {"metrics", "rpc", "v2", "other"}, "reason": {"missing", "invalid", "expired", "other"}},
         None,
     ),
     "slayq_rpc_requests_total": (
@@ -93,7 +96,7 @@ DESIGN: dict[str, Row] = {
         {
             "task": {
                 *("add-worker-job", "wait-for-worker-event", "wait-for-invocation", "trigger-waiting-workers"),
-                *("trigger-waiting-invoker", "cancel-pending-tasks", "other"),
+                *("trigger-waiting-invoker", "cancel-pending-tasks", "events", "functions", "cancel", "other"),
             },
             "code": {"200", "400", "401", "413", "500", "503", "other"},
         },
@@ -227,6 +230,10 @@ RECORDED: dict[str, tuple[Callable[[Metrics], object], dict[str, float]]] = {
     "stale_write": (
         lambda m: m.stale_write(OutcomeKind.RELEASED, 2),
         {"slayq_stale_writes_total{kind=released}": 2},
+    ),
+    "flush": (
+        lambda m: m.flush(2, 9),
+        {"slayq_journal_flushes_total": 1, "slayq_journal_runs_total": 2, "slayq_journal_ops_total": 9},
     ),
     "pool": (
         lambda m: m.pool({"idle": 1, "in_use": 3}),
@@ -436,5 +443,5 @@ def test_every_metric_and_every_label_value_is_documented() -> None:
 def test_the_label_sets_are_the_ones_of_the_module() -> None:
     """The outcomes a job may have are all counted, but for `released`, which is no attempt."""
     kinds = {kind.value for kind in OutcomeKind}
-    assert kinds - set(get_args(metric_labels.AttemptOutcome)) == {"released"}
+    assert kinds - set(get_args(metric_labels.AttemptOutcome)) == {"released", "undelivered"}
     assert kinds - set(get_args(metric_labels.StaleKind)) == set()

@@ -11,8 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slayq_server.engine.backoff import BackoffPolicy
-from slayq_server.engine.outcome import decide
-from slayq_server.model import Answer, CallbackResult, DeadReason, Outcome, OutcomeKind
+from slayq_server.engine.outcome import DELIVERY_FAILURES, decide, decide_segment
+from slayq_server.model import (
+    Answer,
+    CallbackResult,
+    DeadReason,
+    Done,
+    Failed,
+    Outcome,
+    OutcomeKind,
+    Suspend,
+    Terminal,
+)
 
 BACKOFF = BackoffPolicy(base=10, factor=2, jitter=0)
 
@@ -208,3 +218,73 @@ def test_no_answer_to_a_batch_is_an_error(body: bytes) -> None:
     """Whatever bytes an app answers, there is an outcome, and what remains is a part of the batch."""
     outcome = decided(batch(body, truncated=len(body) % 2 == 0))
     assert set(outcome.remaining or ()) <= {0, 1, 2}
+
+
+# Durable runs
+
+
+def of_segment(answer: Answer, attempts: int = 1, failures: int = 0, max_attempts: int = 3) -> Outcome:
+    """The outcome with the same back-off."""
+    return decide_segment(
+        answer,
+        attempts=attempts,
+        max_attempts=max_attempts,
+        delivery_failures=failures,
+        backoff=BACKOFF,
+        random=lambda: 0.5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("terminal", "attempts", "expected"),
+    [
+        (Done("[1.0]"), 3, Outcome(OutcomeKind.COMPLETED, output="[1.0]")),
+        (Suspend(), 3, Outcome(OutcomeKind.SUSPENDED)),
+        (Failed("why", retry=True), 1, retried(10)),
+        (Failed("why", retry=True), 2, retried(20)),
+        (Failed("why", retry=True), 3, dead(DeadReason.ATTEMPTS_EXHAUSTED)),
+        (Failed("why", retry=True, retry_after=3.5), 2, retried(3.5)),
+        (Failed("why", retry=True, retry_after=0.0), 2, retried(0.0)),
+        (Failed("why", retry=True, retry_after=3.5), 3, dead(DeadReason.ATTEMPTS_EXHAUSTED)),
+        (Failed("why", retry=False), 1, dead(DeadReason.NO_RETRY)),
+    ],
+)
+def test_how_a_segment_ends(terminal: Terminal, attempts: int, expected: Outcome) -> None:
+    """Only a function that failed uses up its attempts; what it says of the delay counts."""
+    answer = Answer(CallbackResult.OK, 200, terminal=terminal)
+    assert expected == of_segment(answer, attempts, failures=DELIVERY_FAILURES)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(CallbackResult.OK, 200, error="why"),
+        Answer(CallbackResult.CONNECT_ERROR, error="why"),
+        Answer(CallbackResult.SERVER_ERROR, 503, error="why"),
+        Answer(CallbackResult.NO_RETRY, 666, error="why"),
+        Answer(CallbackResult.CLIENT_ERROR, 404, error="why"),
+        Answer(CallbackResult.CLIENT_ERROR, 410, error="why"),
+        Answer(CallbackResult.TIMEOUT, error="why"),
+        Answer(CallbackResult.PROTOCOL_ERROR, 200, error="why"),
+    ],
+)
+def test_delivery_failures_have_a_budget_of_their_own(answer: Answer) -> None:
+    """Whatever attempts the function has left, or not."""
+    reason = DeadReason.NOT_FOUND if answer.status in (404, 410) else DeadReason.DELIVERY_FAILED
+    for attempts in (1, 3, 99):
+        assert Outcome(OutcomeKind.UNDELIVERED, delay=10, error="why") == of_segment(answer, attempts)
+        assert Outcome(OutcomeKind.UNDELIVERED, delay=40, error="why") == of_segment(answer, attempts, failures=2)
+        assert dead(reason) == of_segment(answer, attempts, failures=DELIVERY_FAILURES - 1)
+
+
+def test_a_delivery_that_is_asked_to_wait_does() -> None:
+    """For longer than the back-off, but not for less."""
+    busy = Answer(CallbackResult.SERVER_ERROR, 503, error="why", retry_after=15.0)
+    assert [15.0, 20.0] == [of_segment(busy, failures=failures).delay for failures in (0, 1)]
+
+
+def test_what_no_delivery_would_change_is_dead_at_once() -> None:
+    """An address where callbacks never go; a run of which no request can be made."""
+    assert dead(DeadReason.BLOCKED) == of_segment(Answer(CallbackResult.BLOCKED, error="why"))
+    broken = Answer(CallbackResult.PROTOCOL_ERROR, error="why", undeliverable=True)
+    assert dead(DeadReason.UNDELIVERABLE) == of_segment(broken)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slayq_server.engine.promoter import Promoter
 from slayq_server.errors import DatabaseUnavailable
-from slayq_server.model import Promoted, Reaped
+from slayq_server.model import Matched, Promoted, Reaped
 from tests.support.virtual import VirtualClock, in_virtual_time, now
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.asked: list[tuple[str, float]] = []
         self.promoted: list[Promoted] = []
+        self.matched: list[Matched] = []
         self.reaped: list[list[Reaped]] = []
         self.failing: set[str] = set()
 
@@ -35,6 +36,10 @@ class FakeStore:
     async def promote(self, most: int) -> Promoted:
         await self._ask("promote")
         return self.promoted.pop(0) if self.promoted else NOTHING
+
+    async def match_events(self, most: int) -> Matched:
+        await self._ask("match")
+        return self.matched.pop(0) if self.matched else Matched(0, (), more=False, left_over=False)
 
     async def advance_headless_lanes(self, most: int) -> tuple[str, ...]:
         await self._ask("sweep")
@@ -164,3 +169,27 @@ async def test_sweeps_are_gathered() -> None:
             await asyncio.sleep(0.0005)
         await asyncio.sleep(10)
     assert [0.1] == rig.store.times("sweep")
+
+
+@in_virtual_time
+async def test_events_are_matched_until_none_is_left() -> None:
+    """At once while there are more; a little later for a run that somebody had locked; again after an outage."""
+    rig = Rig()
+    rig.store.matched = [
+        Matched(3, ("mail",), more=True, left_over=True),
+        Matched(1, ("video",), more=False, left_over=True),
+    ]
+    async with rig.runs() as promoter:
+        promoter.match()
+        promoter.match()
+        await asyncio.sleep(10)
+        assert [0.0, 0.001, 0.102] == rig.store.times("match")
+        assert ["mail", "video"] == rig.ready
+        rig.store.failing = {"match"}
+        promoter.match()
+        await asyncio.sleep(10)
+        failed = len(rig.store.times("match"))
+        rig.store.failing = set()
+        await asyncio.sleep(10)
+    assert failed > 3
+    assert failed + 1 == len(rig.store.times("match"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from slayq_server.clock import SystemClock
+from slayq_server.engine.crontab import Crontab
 from slayq_server.engine.scheduler import Scheduler
 from slayq_server.model import ScheduleRow, ScheduleTimes
 
@@ -29,6 +31,16 @@ class FakeStore:
     def __init__(self) -> None:
         self.on_times: Any = lambda: None
         self.looked = asyncio.Event()
+        self.registered: list[tuple[ScheduleRow, bool]] = []
+        """Functions' schedules, and whether they are planned."""
+        self.plans: list[tuple[str, str, datetime]] = []
+        self.asked_for: list[str] = []
+
+    async def functions(self) -> list[tuple[ScheduleRow, bool]]:
+        return self.registered
+
+    async def plan(self, schedule_id: str, cron: str, next_at: datetime) -> None:
+        self.plans.append((schedule_id, cron, next_at))
 
     async def now(self) -> datetime:
         return NOW
@@ -37,6 +49,7 @@ class FakeStore:
 
     async def times(self, ids: Sequence[str]) -> list[ScheduleTimes]:
         self.on_times()
+        self.asked_for = list(ids)
         return [ScheduleTimes("hourly", NOW + timedelta(hours=1), None, 3600.0)]
 
     @asynccontextmanager
@@ -66,3 +79,47 @@ async def test_a_look_asked_for_while_the_next_tick_is_planned_is_not_lost() -> 
         task = group.create_task(scheduler.run())
         await store.looked.wait()
         task.cancel()
+
+
+async def test_functions_schedules_are_planned_from_now_on() -> None:
+    """One that is planned already is left as it is; one whose cron line cannot be read costs only itself, once."""
+    store = FakeStore()
+    of_function = replace(HOURLY, kind="function")
+    store.registered = [
+        (replace(of_function, id="function:a", cron="30 12 * * *"), False),
+        (replace(of_function, id="function:b"), True),
+        (replace(of_function, id="function:c", cron="61 * * * *"), False),
+    ]
+    refused: list[str] = []
+    times: list[str] = []
+    looks = 0
+    scheduler = Scheduler(
+        store,
+        SystemClock(),
+        on_fired=lambda schedule, result, _: refused.append(f"{schedule.id} {result}"),
+        on_times=lambda entries: times.extend(entry.id for entry in entries),
+        on_error=lambda _: None,
+    )
+
+    def again() -> None:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            scheduler.look()
+        else:
+            enough.set()
+
+    enough = asyncio.Event()
+    store.on_times = again
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        task = group.create_task(scheduler.run())
+        await enough.wait()
+        task.cancel()
+    expected = Crontab.parse("30 12 * * *").next_after(NOW)
+    assert [("function:a", "30 12 * * *", expected)] * 3 == store.plans
+    assert ["function:c refused"] == refused
+    assert ["function:a", "function:b"] == store.asked_for
+    # A cron line that was mended is tried again.
+    store.registered = [(replace(of_function, id="function:c", cron="1 * * * *"), False)]
+    await scheduler._look_at_functions()
+    assert "function:c" == store.plans[-1][0]

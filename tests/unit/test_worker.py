@@ -110,6 +110,26 @@ async def test_a_row_that_is_renewed_is_trusted() -> None:
 
 
 @in_virtual_time
+async def test_one_that_is_asked_to_look_renews_at_once() -> None:
+    """So that a queue that is resumed goes on then; asked while a renewal is on its way, it renews once more."""
+    store = FakeStore()
+
+    async def slow() -> Heartbeat:
+        await asyncio.sleep(0.5)
+        return heartbeat()
+
+    async with living(store) as life:
+        await asyncio.sleep(1)
+        store.renew = slow
+        life.worker.look()
+        await asyncio.sleep(0.25)
+        life.worker.look()
+        life.worker.look()
+        await asyncio.sleep(4)
+        assert [0.0, 1.0, 1.5, 4.5] == store.renewals
+
+
+@in_virtual_time
 async def test_trust_ends_a_fifth_of_the_lease_early_without_an_answer() -> None:
     """A renewal that never comes back does not hold up the end, which counts from when the last good one was sent."""
     store = FakeStore()

@@ -67,6 +67,7 @@ async def _cancel_while_delivered(world: World, does: str) -> None:
     await world.until(lambda: world.log("answer", key) and not world.live(key), "it has ended")
     if world.steady:
         assert [1] == world.retries(key)
+    if world.steady or does == "sleep":  # where it fails, a second delivery that ran beside the first one succeeds
         assert [] == world.log("finished", key)
     assert [] == world.letters(key)
 

@@ -1,4 +1,4 @@
-"""Real servers for each adapter, in this process, on a free port of 127.0.0.1."""
+"""Real servers for each adapter, in this process, on a port of 127.0.0.1: a free one, or one that is given."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ PATH = "/slayq"
 
 
 @contextlib.asynccontextmanager
-async def uvicorned(app: Any, lifespan: str = "on") -> AsyncIterator[str]:
+async def uvicorned(app: Any, port: int = 0, *, lifespan: str = "on") -> AsyncIterator[str]:
     """An ASGI app's origin, in the test's own event loop."""
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
         server = uvicorn.Server(
             uvicorn.Config(app, lifespan=lifespan, log_config=None, ws="none", timeout_graceful_shutdown=1)  # type: ignore[arg-type]
         )
@@ -50,9 +51,9 @@ async def uvicorned(app: Any, lifespan: str = "on") -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def werkzeuged(app: Any) -> AsyncIterator[str]:
+async def werkzeuged(app: Any, port: int = 0) -> AsyncIterator[str]:
     """A WSGI app's origin, each request in a thread of its own."""
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server = make_server("127.0.0.1", port, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -64,53 +65,67 @@ async def werkzeuged(app: Any) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def aiohttped(app: web.Application, **options: Any) -> AsyncIterator[str]:
+async def aiohttped(app: web.Application, port: int = 0, **options: Any) -> AsyncIterator[str]:
     """An aiohttp app's origin, in the test's own event loop."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, **options)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
         yield "http://{}:{}".format(*runner.addresses[0][:2])
     finally:
         await runner.cleanup()
 
 
-def _asgi(sq: SlayQ) -> AbstractAsyncContextManager[str]:
-    return uvicorned(asgi.SlayQApp(sq))
+def _asgi(sq: SlayQ, port: int = 0) -> AbstractAsyncContextManager[str]:
+    return uvicorned(asgi.SlayQApp(sq), port)
 
 
-def _starlette(sq: SlayQ) -> AbstractAsyncContextManager[str]:
+def _starlette(sq: SlayQ, port: int = 0) -> AbstractAsyncContextManager[str]:
     from starlette.applications import Starlette
     from starlette.routing import Route
 
     app = Starlette(routes=[Route(PATH, asgi.SlayQApp(sq))], lifespan=lambda _: asgi.registering(sq))
-    return uvicorned(app)
+    return uvicorned(app, port)
 
 
-def _fastapi(sq: SlayQ) -> AbstractAsyncContextManager[str]:
+def _fastapi(sq: SlayQ, port: int = 0) -> AbstractAsyncContextManager[str]:
     from fastapi import FastAPI
 
     app = FastAPI()
     app.include_router(of_fastapi.router(sq, PATH))
-    return uvicorned(app)
+    return uvicorned(app, port)
 
 
-def _aiohttp(sq: SlayQ) -> AbstractAsyncContextManager[str]:
+def _fastapi_middleware(sq: SlayQ, port: int = 0) -> AbstractAsyncContextManager[str]:
+    """With middleware that stands between requests and answers, as many apps have it."""
+    from fastapi import FastAPI, Request
+
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def pass_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    app.include_router(of_fastapi.router(sq, PATH))
+    return uvicorned(app, port)
+
+
+def _aiohttp(sq: SlayQ, port: int = 0) -> AbstractAsyncContextManager[str]:
     app = web.Application()
     of_aiohttp.setup(app, sq, PATH)
-    return aiohttped(app)
+    return aiohttped(app, port)
 
 
-def _wsgi(sq: SlayQ) -> AbstractAsyncContextManager[str]:
-    return werkzeuged(wsgi.SlayQApp(sq))
+def _wsgi(sq: SlayQ, port: int = 0) -> AbstractAsyncContextManager[str]:
+    return werkzeuged(wsgi.SlayQApp(sq), port)
 
 
-def _flask(sq: SlayQ) -> AbstractAsyncContextManager[str]:
+def _flask(sq: SlayQ, port: int = 0) -> AbstractAsyncContextManager[str]:
     from flask import Flask
 
     app = Flask("shop")
     app.register_blueprint(of_flask.blueprint(sq, PATH))
-    return werkzeuged(app)
+    return werkzeuged(app, port)
 
 
 def _django(view: Any) -> None:
@@ -125,32 +140,33 @@ def _django(view: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _django_asgi(sq: SlayQ) -> AsyncIterator[str]:
+async def _django_asgi(sq: SlayQ, port: int = 0) -> AsyncIterator[str]:
     from django.core.handlers.asgi import ASGIHandler
 
     _django(of_django.async_view(sq))
-    async with uvicorned(ASGIHandler(), lifespan="off") as origin:
+    async with uvicorned(ASGIHandler(), port, lifespan="off") as origin:
         yield origin
 
 
 @contextlib.asynccontextmanager
-async def _django_wsgi(sq: SlayQ) -> AsyncIterator[str]:
+async def _django_wsgi(sq: SlayQ, port: int = 0) -> AsyncIterator[str]:
     from django.core.handlers.wsgi import WSGIHandler
 
     _django(of_django.view(sq))
-    async with werkzeuged(WSGIHandler()) as origin:
+    async with werkzeuged(WSGIHandler(), port) as origin:
         yield origin
 
 
-ADAPTERS: dict[str, Callable[[SlayQ], AbstractAsyncContextManager[str]]] = {
+ADAPTERS: dict[str, Callable[..., AbstractAsyncContextManager[str]]] = {
     "asgi": _asgi,
     "starlette": _starlette,
     "fastapi": _fastapi,
+    "fastapi-middleware": _fastapi_middleware,
     "django-asgi": _django_asgi,
     "django-wsgi": _django_wsgi,
     "flask": _flask,
     "wsgi": _wsgi,
     "aiohttp": _aiohttp,
 }
-REGISTERING = ("asgi", "starlette", "fastapi", "aiohttp")
+REGISTERING = ("asgi", "starlette", "fastapi", "fastapi-middleware", "aiohttp")
 """Adapters of frameworks that say when an app starts."""

@@ -106,7 +106,7 @@ async def test_a_body_over_the_limit_is_not_taken(
 
     for body in _said_and_unsaid(adapter, b"x" * 1001, pieces()):
         answer = await client.post(url, content=body)
-        assert (413, "too_large") == (answer.status_code, answer.json()["error"]["code"])
+        assert (413, "size") == (answer.status_code, answer.json()["error"]["code"])
     assert [] == scripted.bodies
     assert 200 == (await client.post(url, content=b"x" * 1000)).status_code
     assert [b"x" * 1000] == scripted.bodies
@@ -162,7 +162,7 @@ async def test_a_server_that_is_away_does_not_keep_the_app_from_starting(
     scripted.failures = [Unavailable("away"), Unavailable("away still"), Unauthorized("who are you")]
     async with registering(of(scripted), first_delay=0, longest_delay=0):
         assert 1 == scripted.registrations
-        await wait_until(lambda: "registered 1 functions" in caplog.text)
+        await wait_until(lambda: "functions registered with Slay Q's server: 1" in caplog.text)
         assert 4 == scripted.registrations
     assert "it invokes what nobody has" in caplog.text
     assert "away still" in caplog.text

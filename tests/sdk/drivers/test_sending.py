@@ -10,14 +10,18 @@ from uuid import UUID, uuid4
 import pytest
 
 from slayq.drivers import Driver, OutgoingEvent, Registered
+from slayq.drivers.rpc import RpcDriver
 from slayq.drivers.wording import events_text
-from slayq.errors import InvalidEvent, RegistrationFailed, SendFailed, UnknownEvent
+from slayq.errors import InvalidEvent, RegistrationFailed, SendFailed, Unauthorized, UnknownEvent
 from tests.sdk.drivers.shop import CANCELLED, PLACED, SHOP, function, manifest, placed, runs
+from tests.sdk.drivers.ways import closing
+from tests.support.endpoint import SECRET
 
 if TYPE_CHECKING:
     import asyncpg
 
     from tests.sdk.drivers.ways import Way
+    from tests.support.daemon import Daemons
 
 LATER = datetime(2100, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 DATA = {"text": 'Zürich 🜚 "\\', "numbers": [0, -1, 2**53, 1.5e-300], "nested": {"a": [None, True, {}]}, "": ""}
@@ -97,8 +101,7 @@ async def test_the_same_mistake_is_the_same_error(way: Way, connection: asyncpg.
     await way.send([OutgoingEvent(CANCELLED, {}, id="taken")])
     event, error, code = MISTAKES[mistake]
     if isinstance(event.data, list):
-        # What an app that is not typed may pass.
-        event = _Raw(event.event, event.data)
+        event = _raw(event)
     with pytest.raises(SendFailed) as raised:
         await way.send([placed(1), event])
     assert (error, code) == (type(raised.value), raised.value.code)
@@ -115,6 +118,11 @@ class _Raw(OutgoingEvent):
         return {"event": self.event, "data": self.data}
 
 
+def _raw(event: OutgoingEvent) -> OutgoingEvent:
+    """What an app that is not typed may pass."""
+    return _Raw(event.event, event.data)
+
+
 async def _said(connection: asyncpg.Connection, event: OutgoingEvent) -> tuple[str, str]:
     try:
         await connection.fetch("select * from slayq.send_many($1)", events_text([event]))
@@ -123,14 +131,43 @@ async def _said(connection: asyncpg.Connection, event: OutgoingEvent) -> tuple[s
     raise AssertionError("it was sent")
 
 
+async def test_the_real_daemon_says_the_same(shop: str, connection: asyncpg.Connection, daemons: Daemons) -> None:
+    """Every mistake over HTTP; and what is none."""
+    running = await daemons.start()
+    async with closing(RpcDriver(running.url, [SECRET])) as driver:
+        warning = "'shop/order.placed' invokes 'shop/print', which no app has registered yet"
+        changed = manifest(function(PLACED, invokes=["shop/print"]), function(CANCELLED))
+        assert Registered(2, (warning,)) == await driver.register(changed)
+        await driver.send([OutgoingEvent(CANCELLED, {}, id="taken", run_at=LATER)])
+        for event, error, code in MISTAKES.values():
+            with pytest.raises(SendFailed) as raised:
+                await driver.send([placed(1, run_at=LATER), event if isinstance(event.data, dict) else _raw(event)])
+            assert (error, code) == (type(raised.value), raised.value.code)
+        for given, code in REFUSED.values():
+            with pytest.raises(RegistrationFailed) as refused:
+                await driver.register(given)
+            assert code == refused.value.code
+        first, second = await driver.send([placed(DATA, run_at=LATER), placed(2, run_at=LATER)])
+        assert [{"order_id": DATA}, {"order_id": 2}] == [
+            json.loads(run["data"]) for run in (await runs(connection))[1:]
+        ]
+        assert first is not None
+        assert [True, False] == [await driver.cancel(first), await driver.cancel(first)]
+        assert [second] == [run["run"] for run in (await runs(connection))[1:]]
+    async with closing(RpcDriver(running.url, ["another"])) as stranger:
+        with pytest.raises(Unauthorized):
+            await stranger.cancel(uuid4())
+
+
 # Only drivers register
 
 
 async def test_an_app_is_registered(driver: Driver) -> None:
     """The answer has the server's warnings."""
     assert isinstance(driver, Driver)
-    warning = "'shop/order.placed' invokes 'shop/render', which no app has registered yet"
-    assert Registered(1, (warning,)) == await driver.register(SHOP)
+    warning = "'shop/order.placed' invokes 'shop/print', which no app has registered yet"
+    changed = manifest(function(PLACED, invokes=["shop/print", "shop/mail"]), function("shop/mail"))
+    assert Registered(2, (warning,)) == await driver.register(changed)
     assert Registered(0, ()) == await driver.register(manifest())
 
 

@@ -1,0 +1,61 @@
+"""The answer of a segment: ops as lines of JSON, in order, within the limits of the request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from slayq.codec import NotJson, json_text
+from slayq.errors import InvalidOutput
+from slayq.protocol_v2 import TERMINAL, Op
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from slayq.protocol_v2 import Limits
+
+_TERMINAL_ROOM: Final = 2
+"""Ops kept free at the end: the terminal one, and one that has the run continued."""
+
+
+class Journal:
+    """Takes ops, and gives out lines. It never holds more than the limits allow."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+        """Lines with their line feeds; None after the last."""
+        self.written = 0
+        self._ended = False
+
+    def write(self, op: Op, what: str, members: Mapping[str, Any]) -> None:
+        """Add an op. `what` says whose it is, for messages. Raises InvalidOutput if its line would be too long."""
+        assert not self._ended, "an op after the terminal one"
+        line = _line({"op": op, **members}, what)
+        if len(line) > self.limits.line_bytes:
+            raise InvalidOutput(
+                f"{what} makes a line of {len(line):,} bytes, and {self.limits.line_bytes:,} are the limit: store what"
+                f" is large elsewhere, and hand on where it is"
+            )
+        self.written += 1
+        self.lines.put_nowait(line)
+        if op in TERMINAL:
+            self._ended = True
+            self.lines.put_nowait(None)
+
+    def has_room(self, running: int) -> bool:
+        """Whether there is room for one more op, beside those of the bodies that run and the end."""
+        return self.written + running + 1 + _TERMINAL_ROOM <= self.limits.ops
+
+    def give_up(self) -> None:
+        """End without a terminal op: the server takes it for a broken answer."""
+        if not self._ended:
+            self._ended = True
+            self.lines.put_nowait(None)
+
+
+def _line(op: dict[str, Any], what: str) -> bytes:
+    try:
+        return json_text(op) + b"\n"
+    except NotJson as error:
+        raise InvalidOutput(f"{what} {error}") from None

@@ -1,0 +1,170 @@
+"""The tasks of a run: which they are, and whether any of them can go on without a step's outcome.
+
+A function may start tasks as it likes, so they are told by their context: `entered` marks it, tasks inherit it, and a
+step's body leaves it (what a body starts is the body's own).
+
+Whom a task waits for is read from its chain of coroutines, and from what the task itself waits for. Where that says
+nothing, as for a future that some protocol will set, the task counts as waiting for the world outside. An error here
+costs no more than the grace that such a task is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import inspect
+from contextvars import Context, ContextVar
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+Task = asyncio.Task[Any]
+
+_run: ContextVar[object | None] = ContextVar("slayq_run", default=None)
+_body: ContextVar[tuple[object, str] | None] = ContextVar("slayq_body", default=None)
+
+
+@contextlib.contextmanager
+def entered(run: object) -> Iterator[None]:
+    """Within it, tasks are created for `run`."""
+    token = _run.set(run)
+    try:
+        yield
+    finally:
+        _run.reset(token)
+
+
+@contextlib.contextmanager
+def in_body(run: object, step: str) -> Iterator[None]:
+    """Round the body of a step: tasks created in it are not the run's."""
+    tokens = _run.set(None), _body.set((run, step))
+    try:
+        yield
+    finally:
+        _run.reset(tokens[0])
+        _body.reset(tokens[1])
+
+
+def body_of(run: object) -> str | None:
+    """The step of `run` in whose body this is called; None outside of one."""
+    inside = _body.get()
+    return inside[1] if inside is not None and inside[0] is run else None
+
+
+def tasks_of(run: object, loop: asyncio.AbstractEventLoop) -> set[Task]:
+    """The tasks of a run that have not ended."""
+    return {task for task in asyncio.all_tasks(loop) if (context := _context_of(task)) and context.get(_run) is run}
+
+
+def _context_of(task: Task) -> Context | None:
+    if hasattr(task, "get_context"):
+        context = task.get_context()
+        return context if isinstance(context, Context) else None
+    # Python 3.11 does not say. Its garbage collector knows.
+    return next((each for each in gc.get_referents(task) if isinstance(each, Context)), None)
+
+
+class Waiting(Enum):
+    """What a task waits for."""
+
+    NOTHING = "nothing: it will run in a moment"
+    STEP = "a step's outcome"
+    TASKS = "other tasks of the run"
+    OUTSIDE = "the world outside"
+
+
+@dataclass(slots=True)
+class Survey:
+    """What the tasks of a run wait for."""
+
+    moving: bool = False
+    outside: list[Task] = field(default_factory=list)
+
+
+def survey(tasks: set[Task], in_step: Callable[[Task], bool]) -> Survey:
+    """Sort the tasks of a run; `in_step` says which of them wait for a step's outcome."""
+    found = Survey()
+    for task in tasks:
+        match _waiting(task, tasks, in_step):
+            case Waiting.NOTHING:
+                found.moving = True
+            case Waiting.OUTSIDE:
+                found.outside.append(task)
+            case _:
+                pass
+    return found
+
+
+def _waiting(task: Task, tasks: set[Task], in_step: Callable[[Task], bool]) -> Waiting:
+    waiter = getattr(task, "_fut_waiter", None)
+    if waiter is None or waiter.done():
+        return Waiting.NOTHING
+    if in_step(task):
+        return Waiting.STEP
+    if _only_for(waiter, tasks) or any(_waits_for_tasks(link) for link in _chain(task)):
+        return Waiting.TASKS
+    return Waiting.OUTSIDE
+
+
+def _only_for(waiter: Any, tasks: set[Task]) -> bool:
+    """Whether a future is a task of the run, or gathers nothing else."""
+    if waiter in tasks:
+        return True
+    gathered: Sequence[Any] = getattr(waiter, "_children", ())
+    return bool(gathered) and all(each.done() or _only_for(each, tasks) for each in gathered)
+
+
+def _chain(task: Task) -> Iterator[Any]:
+    """The coroutines and generators that a task is in, from the outermost."""
+    link: Any = task.get_coro()
+    while link is not None:
+        yield link
+        link = getattr(link, "cr_await", None) or getattr(link, "gi_yieldfrom", None)
+
+
+_UNTIMED: Final = asyncio.wait.__code__
+_WAITING_CODE: Final = frozenset({asyncio.TaskGroup.__aexit__.__code__, asyncio.wait_for.__code__})
+_WAITING_NAMES: Final = frozenset({"TaskGroup.__aexit__", "_wait_for_one"})
+"""anyio's task group, and asyncio's `as_completed`."""
+
+
+def _waits_for_tasks(link: Any) -> bool:
+    code = getattr(link, "cr_code", None)
+    if code is None or inspect.getcoroutinestate(link) != inspect.CORO_SUSPENDED:
+        return False
+    if code is _UNTIMED:
+        return link.cr_frame.f_locals.get("timeout") is None
+    return code in _WAITING_CODE or code.co_qualname in _WAITING_NAMES or code.co_name in _WAITING_NAMES
+
+
+_LIBRARIES: Final = frozenset({"asyncio", "site-packages", "dist-packages"})
+
+
+def place_of(task: Task) -> str:
+    """Where a task waits, as `function (file:line)`: the innermost place that is of no library."""
+    places = [link for link in _chain(task) if getattr(link, "cr_frame", None) is not None]
+    own = [link for link in places if not _LIBRARIES.intersection(PurePath(link.cr_code.co_filename).parts)]
+    if not own:
+        return f"{getattr(task.get_coro(), '__qualname__', 'a coroutine')} ({task.get_name()})"
+    frame = own[-1].cr_frame
+    return f"{own[-1].cr_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
+
+
+async def end(tasks: set[Task], seconds: float, rounds: int = 3) -> set[Task]:
+    """Cancel tasks and wait for them, `seconds` a round, a few rounds; those that go on all the same."""
+    left = {task for task in tasks if not task.done()}
+    for _ in range(rounds):
+        if not left:
+            break
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=seconds)
+    for task in tasks - left:
+        if not task.cancelled():
+            task.exception()  # taken, so that nobody reports that it never was
+    return left
