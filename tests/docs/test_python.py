@@ -139,7 +139,11 @@ def test_types(tmp_path: Path) -> None:
         sources[page] = folder
     assert sources
     command = (sys.executable, "-m", "mypy", "--strict", "--disable-error-code=top-level-await")
-    options = (f"--config-file={ROOT / 'pyproject.toml'}", f"--cache-dir={ROOT / '.mypy_cache' / 'docs'}", "--no-pretty")
+    options = (
+        f"--config-file={ROOT / 'pyproject.toml'}",
+        f"--cache-dir={ROOT / '.mypy_cache' / 'docs'}",
+        "--no-pretty",
+    )
     finished = subprocess.run(
         [*command, *options, "--explicit-package-bases", *map(str, sources.values())],
         cwd=tmp_path,
