@@ -49,6 +49,16 @@ async def test_blocks_run(page: str, tmp_path: Path) -> None:
                 await run(block, module)
 
 
+async def test_the_tests_of_testing_md_pass(tmp_path: Path) -> None:
+    """Each that a reader is shown."""
+    with importable("testing.md", tmp_path):
+        shown: Any = importlib.import_module("test_shop")
+        tests = [value for name, value in vars(shown).items() if name.startswith("test_")]
+        assert tests
+        for test in tests:
+            await test()
+
+
 async def test_sending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str, connection: asyncpg.Connection
 ) -> None:
