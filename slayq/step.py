@@ -337,7 +337,7 @@ class SyncStepRuns:
         recorded = self._bridge.call(self._steps.begin(ask, codec))
         if recorded is not None:
             return recorded.value
-        outcome = self._outcome(ask, partial(body, *args, **kwargs))
+        outcome = self._outcome(ask, self._steps.stand_in(ask) or partial(body, *args, **kwargs))
         return self._bridge.call(self._steps.finish(ask, codec, self._options, outcome))
 
     def _outcome(self, ask: Ask, call: Callable[[], Any]) -> Outcome:

@@ -19,6 +19,7 @@ from slayq.segment.tasks import Task, end, entered, tasks_of
 
 if TYPE_CHECKING:
     from slayq.protocol_v2 import Segment
+    from slayq.segment.steps import StandIn
 
 logger = logging.getLogger("slayq")
 
@@ -55,14 +56,25 @@ class Runner:
     """One segment of a run. Its lines come out of `journal`."""
 
     def __init__(
-        self, function: Runnable, segment: Segment, *, time_multiplier: float = 1.0, grace: float = GRACE_SECONDS
+        self,
+        function: Runnable,
+        segment: Segment,
+        *,
+        time_multiplier: float = 1.0,
+        grace: float = GRACE_SECONDS,
+        stand_in: StandIn | None = None,
     ) -> None:
         self.journal = Journal(segment.limits)
         self._function = function
         self._segment = segment
         self._time_multiplier = time_multiplier
         self._standstill = Standstill(threaded=not function.is_async, grace=grace)
-        self._steps = Steps(segment, self.journal, self._standstill, time_multiplier)
+        self._steps = Steps(segment, self.journal, self._standstill, time_multiplier, stand_in)
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The names of the steps that the function has asked for."""
+        return self._steps.asked
 
     async def take(self) -> None:
         """Take the run as far as it goes. Cancelling it cancels the function; then there is no terminal op."""
