@@ -111,6 +111,8 @@ class Failed:
     retry: bool
     retry_after: float | None = None
     """Seconds."""
+    steps: str | None = None
+    """JSON text of the names of the steps whose failures nobody caught."""
 
 
 Terminal: TypeAlias = Suspend | Done | Failed
@@ -203,7 +205,7 @@ class Outcome:
     remaining: tuple[int, ...] | None = None
     """Batch jobs only: the indexes of the array payload that failed and alone are tried again."""
     output: str | None = None
-    """Completed runs only: JSON text."""
+    """JSON text: what a completed run ended with; the names of the steps whose failures made a run dead."""
 
 
 @dataclass(frozen=True, slots=True)

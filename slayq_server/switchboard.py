@@ -351,7 +351,7 @@ class Switchboard:
     def _run_settled(self, settlement: Settlement, verdict: str) -> None:
         self._report.settled(settlement, verdict)
         if settlement.outcome.kind is OutcomeKind.DEAD or verdict == "dropped":
-            self._promoter.match()  # whoever invoked it is told at commit, when it is too late for a word
+            self._promoter.match()  # whoever invoked it is told at commit: too late for words of our own
 
     def _flushed(self, runs: int, ops: int, flushed: Flushed) -> None:
         self._metrics.flush(runs, ops)
@@ -393,7 +393,7 @@ class Switchboard:
         cancelled, heard = await self._app_calls.cancel(run, self._own_words())
         self._hear_call(heard)
         self._cancellations.look()
-        self._promoter.match()  # as after a run's end
+        self._promoter.match()  # as when a run dies
         return cancelled
 
     def _hear_call(self, heard: Collection[str]) -> None:

@@ -118,11 +118,11 @@ def decide_segment(
     match answer.terminal:
         case Done(output):
             return Outcome(OutcomeKind.COMPLETED, output=output)
-        case Failed(error, retry, retry_after):
+        case Failed(error, retry, retry_after, steps):
             if not retry:
-                return Outcome(OutcomeKind.DEAD, error=error, reason=DeadReason.NO_RETRY)
+                return Outcome(OutcomeKind.DEAD, error=error, reason=DeadReason.NO_RETRY, output=steps)
             if attempts >= max_attempts:
-                return Outcome(OutcomeKind.DEAD, error=error, reason=DeadReason.ATTEMPTS_EXHAUSTED)
+                return Outcome(OutcomeKind.DEAD, error=error, reason=DeadReason.ATTEMPTS_EXHAUSTED, output=steps)
             delay = backoff.delay(attempts, random) if retry_after is None else retry_after
             return Outcome(OutcomeKind.RETRIED, delay=delay, error=error)
         case None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 STREAM_BYTES: Final = 128 * 1_048_576
 """The most bytes of an answer, its keep-alives included."""
+MOST_BLAMED: Final = 100
+"""The most steps that a function's failure is put down to."""
 MOST_EVENTS: Final = 1000
 """The most events of one send."""
 DEPTH: Final = 1000
@@ -258,6 +260,17 @@ class _Line:
             raise _Refused(f"has {kind_of(parse(text))} as {name}, which must be an object")
         return text
 
+    def steps(self) -> str | None:
+        """The member `steps`, names of some, as it is spelled; None where there is none."""
+        names = self.value("steps")
+        if names is None:
+            return None
+        if not isinstance(names, list) or len(names) > MOST_BLAMED or not all(isinstance(name, str) for name in names):
+            raise _Refused(f"has something else as steps than an array of up to {MOST_BLAMED} names")
+        if any("\0" in name or has_lone_surrogate(name) for name in names if isinstance(name, str)):
+            raise _Refused("has a NUL character or half of a surrogate pair in its steps")
+        return self.json("steps")
+
     def error(self) -> tuple[str, str]:
         """The member `error` as it is spelled, and in a line for people."""
         text = self.object("error")
@@ -344,7 +357,7 @@ _Ending: TypeAlias = "Callable[[_Line], Terminal]"
 _TERMINALS: Final[dict[str, _Ending]] = {
     "suspend": lambda _: Suspend(),
     "done": lambda line: Done(line.json("output")),
-    "failed": lambda line: Failed(line.error()[1], line.boolean("retry"), line.seconds("retry_after")),
+    "failed": lambda line: Failed(line.error()[1], line.boolean("retry"), line.seconds("retry_after"), line.steps()),
 }
 
 

@@ -329,6 +329,29 @@ async def test_failures_of_steps_and_of_the_function(
     assert ("no-retry", "ValueError: never") == (letter["reason"], letter["last_error"])
 
 
+async def test_a_dead_run_that_is_put_back_tries_the_blamed_step_again(
+    daemons: Daemons, app: OpsApp, connection: asyncpg.Connection
+) -> None:
+    """The one that killed it, and no other."""
+
+    async def script(request: Request) -> AsyncIterator[Any]:
+        if len(app.requests) == 1:
+            for name in ("caught", "blamed"):
+                yield {"op": "step_failed", "name": name, "error": error(), "attempt": 1, "final": True}
+            yield step("a")
+            yield failed(retry=False, steps=["blamed"])
+        else:
+            yield done(sorted(request.steps))
+
+    app.script = script
+    await app.register(connection, {"event": "e"})
+    await start(daemons, app)
+    run = await send(connection, "e")
+    letter = await letter_of(connection, run)
+    await connection.fetch("select slayq._redrive_1(array[$1::bigint])", letter["id"])
+    assert ["a", "caught"] == await output_of(connection, run)
+
+
 async def test_a_functions_attempts_end(daemons: Daemons, app: OpsApp, connection: asyncpg.Connection) -> None:
     """And whoever invoked it is told."""
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import asyncpg
 
 URL = "http://127.0.0.1:1/slayq"
+OF_JOBS = [OutcomeKind.COMPLETED, OutcomeKind.RETRIED, OutcomeKind.DEAD, OutcomeKind.RELEASED]
+"""The outcomes that jobs have; runs have some more."""
 
 
 @pytest.fixture(params=[False, True], ids=["direct", "pooled"])
@@ -53,7 +55,7 @@ async def test_outcomes_of_every_kind_in_one_batch(store: Store, connection: asy
     worker, jobs = await leased(store, connection, 4)
     batch = [
         Settlement(job_id, lease, "mail", Outcome(kind, reason=DeadReason.BLOCKED if kind == "dead" else None))
-        for (job_id, lease), kind in zip(jobs, OutcomeKind, strict=True)
+        for (job_id, lease), kind in zip(jobs, OF_JOBS, strict=True)
     ]
     batch.append(Settlement(1_000_000, 1, "mail", Outcome(OutcomeKind.COMPLETED)))
     settled = await store.settle(worker, batch)

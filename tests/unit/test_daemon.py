@@ -55,10 +55,10 @@ def test_a_queue_that_is_paused_or_resumed_is_looked_at(tmp_path: Path, monkeypa
     """The command says a word; the renewal of the worker row, which brings what is paused, is due at once."""
     looks: list[None] = []
     daemon = made(tmp_path, monkeypatch)
-    monkeypatch.setattr(daemon._worker, "look", lambda: looks.append(None))
-    daemon._word("@timer")
+    monkeypatch.setattr(daemon._engine.worker, "look", lambda: looks.append(None))
+    daemon._engine._word("@timer")
     assert [] == looks
-    daemon._word("@queues")
+    daemon._engine._word("@queues")
     assert [None] == looks
 
 

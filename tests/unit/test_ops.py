@@ -87,6 +87,10 @@ def test_a_match_is_as_javascript_prints_it(spelled: str, printed: str) -> None:
         (b'{"op":"done","output":[1.50]}', Done("[1.50]")),
         ({"op": "failed", "error": ERROR, "retry": True}, Failed("ValueError: no", True)),
         ({"op": "failed", "error": ERROR, "retry": False, "retry_after": 3}, Failed("ValueError: no", False, 3.0)),
+        (
+            {"op": "failed", "error": ERROR, "retry": False, "steps": ["a", "b"]},
+            Failed("ValueError: no", False, steps='["a", "b"]'),
+        ),
     ],
 )
 def test_terminal_ops(ending: Any, expected: Terminal) -> None:
@@ -185,6 +189,10 @@ FAULTS: dict[str, tuple[bytes, str]] = {
         'line 2 (step_failed "a") has no final',
     ),
     "retry": (lines(HELLO, {"op": "failed", "error": ERROR}), "line 2 has no retry"),
+    "blamed": (
+        lines(HELLO, {"op": "failed", "error": ERROR, "retry": True, "steps": [1]}),
+        "line 2 has something else as steps than an array of up to 100 names",
+    ),
     "events": (lines(HELLO, {"op": "send", "name": "a", "events": {}}), 'line 2 (send "a") has an object as events'),
     "event": (
         lines(HELLO, {"op": "send", "name": "a", "events": [{"event": "e", "data": {}}, {"event": "e"}]}),

@@ -247,6 +247,11 @@ def of_segment(answer: Answer, attempts: int = 1, failures: int = 0, max_attempt
         (Failed("why", retry=True, retry_after=0.0), 2, retried(0.0)),
         (Failed("why", retry=True, retry_after=3.5), 3, dead(DeadReason.ATTEMPTS_EXHAUSTED)),
         (Failed("why", retry=False), 1, dead(DeadReason.NO_RETRY)),
+        (
+            Failed("why", retry=False, steps='["a"]'),
+            1,
+            Outcome(OutcomeKind.DEAD, error="why", reason=DeadReason.NO_RETRY, output='["a"]'),
+        ),
     ],
 )
 def test_how_a_segment_ends(terminal: Terminal, attempts: int, expected: Outcome) -> None:
