@@ -115,3 +115,11 @@ def test_the_sdks_program_is_documented() -> None:
     codes = {code for _, code in entry._EXIT_CODES} | {0, 1, 2, 130}
     documented = {int(code) for code in re.findall(r"[:;] (\d+) ", text[text.index("Exit codes") :])}
     assert codes == documented
+
+
+def test_every_setting_of_the_sdk_is_documented() -> None:
+    """docs/settings.md has each variable that the SDK reads, and no other."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "slayq").rglob("*.py"))
+    rows = re.findall(r"^\| (`SLAY_Q_.*?) \|", PAGES["settings.md"].read_text(encoding="utf-8"), re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"SLAY_Q_[A-Z_]+", row)}
+    assert set(re.findall(r"SLAY_Q_[A-Z_]+[A-Z]", code)) == documented
