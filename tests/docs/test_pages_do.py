@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import json
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
+from slayq.signing import v2_headers
 from slayq.testing import Engine
 from tests.docs.pages import blocks_of
 from tests.docs.running import importable, run
@@ -129,3 +135,33 @@ async def test_guarantees_and_cron(tmp_path: Path) -> None:
     async with page("cron.md", tmp_path) as module:
         shop = module
         assert "done" == (await Engine(shop.sq).start("shop/nightly")).status
+
+
+async def test_on_lambda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """receiving.md's handler answers a signed request with a journal, and refuses one that is not signed."""
+    monkeypatch.setenv("SLAY_Q_SECRET", "a-secret")
+    async with page("receiving.md", tmp_path):
+        import on_lambda  # type: ignore[import-not-found]  # the page's file
+
+        body = json.dumps(
+            {
+                "v": 2,
+                "audience": "https://app.example.com/slayq",
+                "lease": {"token": "t", "deadline": 0},
+                "run": {
+                    "id": str(uuid4()),
+                    "event": "shop/order.placed",
+                    "data": {"order_id": "A-17"},
+                    "attempt": 1,
+                    "max_attempts": 26,
+                    "created_at": "2026-01-31T08:30:00Z",
+                },
+                "steps": [],
+            }
+        )
+        signed = v2_headers(["a-secret"], body.encode(), message_id="m", now=time.time())
+        event = {"headers": signed, "body": base64.b64encode(body.encode()).decode(), "isBase64Encoded": True}
+        answer = await asyncio.to_thread(on_lambda.handler, event, None)
+        assert 200 == answer["statusCode"]
+        assert ["hello", "step", "done"] == [json.loads(line)["op"] for line in answer["body"].splitlines()]
+        assert 401 == (await on_lambda.answer({"headers": {}, "body": body}))["statusCode"]
