@@ -115,9 +115,11 @@ class Runner:
 
     async def _sweep(self, main: Task) -> None:
         """End what the function has left behind, and the function if it has not ended."""
-        # Twice: what is cancelled may start something else.
-        for _ in range(2):
-            left = await end(tasks_of(self._standstill, asyncio.get_running_loop()) | {main}, _UNWIND_SECONDS)
+        loop = asyncio.get_running_loop()
+        left = await end(tasks_of(self._standstill, loop) | {main}, _UNWIND_SECONDS)
+        started_since = tasks_of(self._standstill, loop) - left
+        if started_since:
+            left |= await end(started_since, _UNWIND_SECONDS)
         if left:
             logger.error(
                 "function_ignores_cancellation: %s goes on although it was cancelled; it is left to itself. Let"
@@ -125,6 +127,9 @@ class Runner:
                 self._function.label,
                 extra={"run": str(self._segment.run.id)},
             )
+            for task in left:
+                # So that the end of the loop, which waits for all that it cancels, does not hang on it.
+                asyncio.tasks._unregister_task(task)
 
     def _write_end(self, main: Task) -> None:
         """The terminal op of a function that returned or raised by itself."""

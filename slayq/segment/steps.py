@@ -123,15 +123,20 @@ class Steps:
 
     async def finish(self, ask: Ask, codec: Codec[Any], options: Options, outcome: Outcome) -> Any:
         """Write down what came of a body, and return it. Raises StepFailed, or Suspended if it is to run again."""
-        self._standstill.body_ends()
-        if self._standstill.closed:
-            raise Suspended
-        error = outcome.error
-        if error is None:
-            try:
-                return self._finished(ask, codec, outcome.value)
-            except InvalidOutput as invalid:
-                error = invalid
+        try:
+            if self._standstill.closed:
+                raise Suspended
+            error = outcome.error
+            if error is None:
+                try:
+                    value = self._finished(ask, codec, outcome.value)
+                except InvalidOutput as invalid:
+                    error = invalid
+                else:
+                    await self._journal.left()
+                    return value
+        finally:
+            self._standstill.body_ends()
         return await self._failed(ask, error, options)
 
     def _finished(self, ask: Ask, codec: Codec[Any], value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
 from slayq.background import background
+from slayq.client import SlayQ
 from slayq.codec import encoded_output
 from slayq.drivers import OutgoingEvent
 from slayq.duration import seconds_of
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from slayq.client import SlayQ
     from slayq.events import Sendable
 
 _OPS: Final = 1000
@@ -63,7 +63,7 @@ class Engine:
             replay_every_step: call the function anew after each step, as if the app were started anew each time, and
                 raise NotDeterministic when it does not ask for all of the steps that it has taken.
         """
-        made = functions if not hasattr(functions, "functions") else functions.functions.values()
+        made = functions.functions.values() if isinstance(functions, SlayQ) else functions
         self._functions = {function.event.name: function for function in made}
         self.now = datetime.now(UTC) if now is None else now
         self._replay = replay_every_step

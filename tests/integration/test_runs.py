@@ -28,6 +28,7 @@ from tests.support.ops_app import (
     step,
 )
 from tests.support.wait import wait_until
+from tests.support.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -444,6 +445,40 @@ async def test_a_cancelled_run_is_closed_within_two_seconds(
     assert [] == [entry for entry in running.program.events if entry["level"] == "error"]
 
 
+async def test_a_callee_that_is_cancelled_by_an_event_is_told_to_its_invoker(
+    daemons: Daemons, app: OpsApp, connection: asyncpg.Connection
+) -> None:
+    """While it is being delivered; the event's own run is not cancelled."""
+
+    async def parent(request: Request) -> AsyncIterator[Any]:
+        if not request.steps:
+            yield {"op": "invoke", "name": "child", "event": "child", "data": {"id": 7}}
+            yield SUSPEND
+        else:
+            yield done(request.steps["child"]["error"])
+
+    async def child(request: Request) -> AsyncIterator[Any]:
+        yield step("a")
+        await asyncio.sleep(60)
+
+    app.scripts = {"parent": parent, "child": child}
+    cancel_on = [{"event": "withdrawn", "match": "id"}]
+    await app.register(
+        connection,
+        {"event": "parent"},
+        {"event": "child", "cancel_on": cancel_on},
+        {"event": "withdrawn", "cancel_on": cancel_on},
+    )
+    await start(daemons, app, worker={"lease": 120, "renew": 5})
+    run = await send(connection, "parent")
+    await wait_until(lambda: app.of("child"))
+    own = await send(connection, "withdrawn", {"id": 7})
+    told = await output_of(connection, run)
+    assert ("InvocationFailed", True) == (told["type"], "was cancelled" in told["message"])
+    assert app.of("child")[0].abandoned
+    assert await output_of(connection, own) is None
+
+
 async def gone(connection: asyncpg.Connection) -> bool:
     """Whether nothing is left of any run."""
     return not await connection.fetchval(
@@ -553,3 +588,63 @@ async def test_a_functions_schedule_fires(daemons: Daemons, app: OpsApp, connect
     (request,) = await app.wait_for(1, 20.0)
     assert ("nightly", {}) == (request.event, request.run["data"])
     assert not await connection.fetchval("select planned from slayq.schedule where event = 'odd'")
+
+
+async def test_a_daemon_that_is_cut_off_closes_its_streams(
+    daemons: Daemons, app: OpsApp, connection: asyncpg.Connection, database_url: str
+) -> None:
+    """Before the run goes to another daemon. What it could not write down any more is lost, and nothing else."""
+
+    async def script(request: Request) -> AsyncIterator[Any]:
+        if len(app.requests) > 1:
+            yield done(sorted(request.steps))
+            return
+        yield step("a")
+        await cut.wait()
+        yield step("b")
+        await asyncio.sleep(60)
+
+    cut = asyncio.Event()
+    app.script = script
+    await app.register(connection, {"event": "e"})
+    worker = {"worker": {"lease": 1.5, "renew": 0.3}}
+    async with Wire(database_url) as wire:
+        first = await start(daemons, app, env={"SLAY_Q_DATABASE_URL": wire.url}, **worker)
+        run = await send(connection, "e")
+        await wait_until(lambda: recorded(connection))
+        wire.silence()
+        cut.set()
+        await wait_until(lambda: app.requests[0].abandoned, what="the connection being closed")
+        assert 1 == len(app.requests)
+        await start(daemons, app, **worker)
+        assert ["a"] == await output_of(connection, run)
+        first.program.send_signal(signal.SIGKILL)
+        await first.program.wait()
+
+
+async def test_an_outage_of_postgres_delays_a_run_and_no_more(
+    daemons: Daemons, app: OpsApp, connection: asyncpg.Connection, database_url: str
+) -> None:
+    """What is said meanwhile is kept, and written down as soon as it is back."""
+
+    async def script(request: Request) -> AsyncIterator[Any]:
+        yield step("a")
+        await silent.wait()
+        for number in range(50):
+            yield step(f"b{number}", number)
+        said.set()
+        yield done(len(app.requests))
+
+    silent, said = asyncio.Event(), asyncio.Event()
+    app.script = script
+    await app.register(connection, {"event": "e"})
+    async with Wire(database_url) as wire:
+        await start(daemons, app, env={"SLAY_Q_DATABASE_URL": wire.url}, worker={"lease": 30, "renew": 5}, grace=1)
+        run = await send(connection, "e")
+        await wait_until(lambda: recorded(connection))
+        wire.silence()
+        silent.set()
+        await said.wait()
+        assert ["a"] == list(await recorded(connection))
+        wire.restore()
+        assert 1 == await output_of(connection, run)

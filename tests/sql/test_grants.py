@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -13,11 +14,12 @@ import pytest_asyncio
 from slayq_server.db.admin import Admin
 from slayq_server.db.migrate import ensure, migrate
 from slayq_server.db.pool import Pool
+from slayq_server.db.rpc import AppCalls
 from slayq_server.db.schedules import Schedules
 from slayq_server.db.statements import names, query
 from slayq_server.db.store import Store
 from slayq_server.errors import DatabaseUnavailable, SchemaError
-from slayq_server.model import LeaseRequest, QueueFacts
+from slayq_server.model import LeaseRequest, Op, Outcome, OutcomeKind, QueueFacts, RunVerdict, RunWrite
 from tests.sql.support import QUEUE, URL, add, completed, count, payload
 
 if TYPE_CHECKING:
@@ -307,12 +309,37 @@ async def test_the_store_works_under_a_limited_role(connect: Connect, limited: s
             (leased,) = await store.lease(worker, [LeaseRequest((QUEUE,), 1)])
             return await store.settle(worker, [completed(leased)], keep_done=True)
 
+        async def flush() -> object:
+            app_calls = AppCalls(pool, at_once=1)
+            functions = [
+                {"event": event, "queue": "runs", "waits_on": [{"event": "paid", "match": "id"}]} for event in "ef"
+            ]
+            await app_calls.register(json.dumps({"app": "a", "url": URL, "functions": functions}), [])
+            (run, other), _ = await app_calls.send('[{"event":"e","data":{}},{"event":"e","data":{}}]', [])
+            assert (await app_calls.cancel(str(other), []))[0]
+            (leased,) = await store.lease(worker, [LeaseRequest(("runs",), 1)])
+            assert leased.run is not None
+            assert run == leased.run.id
+            ops = (
+                Op("step", "a", "1"),
+                Op("send", "b", '[{"event":"f","data":{}}]'),
+                Op("wait", "c", event="paid", key="id", match_value="1"),
+                Op("invoke", "d", "{}", event="f"),
+            )
+            end = Outcome(OutcomeKind.SUSPENDED)
+            flushed = await store.flush(worker, [RunWrite(leased.id, leased.lease, leased.run.seen, ops, end)])
+            assert {leased.id: RunVerdict("settled")} == flushed.verdicts
+            return flushed
+
         calls: dict[str, Callable[[], object]] = {
             "register_worker": lambda: store.register_worker("another", "0", [], 60.0),
             "renew_worker": lambda: store.renew_worker(worker, 60.0, [QUEUE]),
             "want": lambda: store.want(worker, [QUEUE]),
             "lease": lambda: store.lease(worker, [LeaseRequest((QUEUE,), 0)]),
             "settle": settle,
+            "flush": flush,
+            "match_events": lambda: store.match_events(10),
+            "cancelled_runs": lambda: store.cancelled_runs(worker),
             "release_unknown": lambda: store.release_unknown(worker, []),
             "promote": lambda: store.promote(10),
             "advance_headless_lanes": lambda: store.advance_headless_lanes(10),
@@ -330,6 +357,8 @@ async def test_the_store_works_under_a_limited_role(connect: Connect, limited: s
         for call in calls.values():
             await call()  # type: ignore[misc]
         assert {name for name, method in vars(Store).items() if callable(method) and name[0] != "_"} == calls.keys()
+        await Schedules(pool).plan("none", "* * * * *", datetime.now(UTC))
+        assert [] == await Schedules(pool).functions()
         async with Schedules(pool).firing(["tick"]) as firing:
             assert firing.due == []
         assert await Admin(pool).queues() != []
