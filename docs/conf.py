@@ -50,7 +50,8 @@ napoleon_numpy_docstring = False
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!slayq\.).*"),
-    (r"py:class", r"slayq\.\w+\.(\w+T|Definition|Lines|SyncLines|ErrorRecord)"),  # type variables, and what they stand for
+    # Type variables, and types that only annotations name.
+    (r"py:class", r"slayq\.\w+\.(\w+T|Definition|Lines|SyncLines|ErrorRecord)"),
 ]
 
 
