@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -128,9 +129,10 @@ def django_on(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "settings", connections.configure_settings({"default": default}))
 
 
-def test_types(tmp_path: Path) -> None:
-    """`mypy --strict` has nothing against any of it."""
-    sources: dict[str, Path] = {}
+@pytest.fixture
+def typed_pages(tmp_path: Path) -> list[Path]:
+    """A package for each page, with its files as modules, and all its other blocks as one."""
+    folders = []
     for page in pages_with("python"):
         if page in ELSEWHERE:
             continue
@@ -146,23 +148,41 @@ def test_types(tmp_path: Path) -> None:
             else:
                 together += "\n" * max(0, block.line - 1 - together.count("\n")) + in_package(block.code, page)
         (folder / f"{page_module(page)}.py").write_text(together)
-        sources[page] = folder
-    assert sources
-    command = (sys.executable, "-m", "mypy", "--strict", "--disable-error-code=top-level-await")
-    options = (
-        f"--config-file={ROOT / 'pyproject.toml'}",
-        f"--cache-dir={ROOT / '.mypy_cache' / 'docs'}",
-        "--no-pretty",
-    )
+        folders.append(folder)
+    assert folders
+    return folders
+
+
+def test_types_by_mypy(typed_pages: list[Path]) -> None:
+    """`mypy --strict` has nothing against any of it. Lines are those of the pages, but in files."""
+    command = (sys.executable, "-m", "mypy", "--strict", "--disable-error-code=top-level-await", "--no-pretty")
+    options = (f"--config-file={ROOT / 'pyproject.toml'}", f"--cache-dir={ROOT / '.mypy_cache' / 'docs'}")
     finished = subprocess.run(
-        [*command, *options, "--explicit-package-bases", *map(str, sources.values())],
-        cwd=tmp_path,
+        [*command, *options, "--explicit-package-bases", *map(str, typed_pages)],
+        cwd=typed_pages[0].parent,
         env={"PATH": "/usr/bin:/bin", "MYPYPATH": f"{ROOT}"},
         capture_output=True,
         text=True,
+        timeout=110,
         check=False,
     )
     assert (0, "") == (finished.returncode, finished.stderr), finished.stdout
+
+
+def test_types_by_pyright(typed_pages: list[Path]) -> None:
+    """Nor has pyright, but for `await` outside of functions, which a reader may type into an async shell."""
+    folder = typed_pages[0].parent
+    (folder / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT)]}))
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(folder)]
+    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+    report = json.loads(finished.stdout)
+    assert report["summary"]["filesAnalyzed"] > len(typed_pages)
+    found = [
+        f"{each['file']}:{each['range']['start']['line'] + 1}: {each['message']}"
+        for each in report["generalDiagnostics"]
+        if each["severity"] == "error" and not each["message"].startswith('"await" allowed only')
+    ]
+    assert [] == found
 
 
 def in_package(code: str, page: str) -> str:
