@@ -37,6 +37,10 @@ demo: $(READY) ## Send sample jobs through it all, and check that each ends as i
 test: $(READY) ## Run all tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
+.PHONY: test-long
+test-long: $(READY) ## Run the tests that `make test` leaves out: kills at every step
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal -m long $(ARGS)
+
 # `make test` has the contract suite on one daemon; this is all of it, with two daemons and with kills. A class of tests
 # shares an app, daemons and a database, so it stays with one worker.
 .PHONY: contract
@@ -56,6 +60,7 @@ check: $(READY) ## Check format, style, types, and who imports whom
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 .PHONY: format

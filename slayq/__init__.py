@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from slayq.receiver import Reply as Reply
     from slayq.receiver import SyncReply as SyncReply
     from slayq.step import Step as Step
-    from slayq.step import SyncStep as SyncStep
+    from slayq.sync_step import SyncStep as SyncStep
 
 __version__ = "0.1.0"
 
@@ -47,7 +47,8 @@ _MODULES = {
     "events": ("Event",),
     "function": ("Function",),
     "receiver": ("Reply", "SyncReply"),
-    "step": ("Step", "SyncStep"),
+    "step": ("Step",),
+    "sync_step": ("SyncStep",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from slayq.drivers import Driver, OutgoingEvent, Registered
     from slayq.events import DataT, Sendable
-    from slayq.step import Step, SyncStep
+    from slayq.step import Step
+    from slayq.sync_step import SyncStep
 
 R = TypeVar("R")
 D = TypeVar("D")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -14,7 +14,8 @@ from slayq.errors import InvalidData, InvalidDefinition
 from slayq.events import Event, checked_event_name
 from slayq.segment.steps import is_async
 from slayq.segment.threads import in_thread
-from slayq.step import Step, SyncStep
+from slayq.step import Step
+from slayq.sync_step import SyncStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -62,7 +63,7 @@ class Function(Generic[InputT, OutputT]):
         """What it is called in messages."""
         return self.name
 
-    @cached_property
+    @property
     def output(self) -> Codec[Any]:
         """How what it returns is written down and read back."""
         return codec_of_return(self.body)

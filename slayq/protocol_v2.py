@@ -276,4 +276,4 @@ def _error(error: _Object) -> ErrorRecord:
 
 
 def _limits(limits: _Object) -> Limits:
-    return Limits(line_bytes=limits.count("line_bytes", LINE_BYTES, 16_384), ops=limits.count("ops", OPS, 8))
+    return Limits(line_bytes=limits.count("line_bytes", LINE_BYTES, 16_384), ops=limits.count("ops", OPS, 4))

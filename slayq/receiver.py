@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from slayq.protocol_v2 import Segment
+    from slayq.segment.journal import Journal
     from slayq.segment.runner import Runnable
 
 logger = logging.getLogger("slayq")
@@ -191,20 +192,22 @@ class OpStream(Lines):
         """`start` is called once the first line is asked for."""
         self._start = start
         self._keep_alive = keep_alive
-        self._lines: asyncio.Queue[bytes | None] | None = None
+        self._journal: Journal | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = False
 
     async def __anext__(self) -> bytes:
         if self._ended:
             raise StopAsyncIteration
-        if self._lines is None:
+        if self._journal is None:
             runner = self._start()
-            self._lines = runner.journal.lines
+            self._journal = runner.journal
             self._task = asyncio.get_running_loop().create_task(runner.take(), name="slayq segment")
             self._task.add_done_callback(_log_fault)
         try:
-            line = await asyncio.wait_for(self._lines.get(), self._keep_alive)
+            # Not `wait_for`, which in Python 3.11 may return a line in place of being cancelled.
+            async with asyncio.timeout(self._keep_alive):
+                line = await self._journal.next_line()
         except TimeoutError:
             return b"\n"
         except asyncio.CancelledError:

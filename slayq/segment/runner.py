@@ -19,6 +19,7 @@ from slayq.segment.tasks import Task, end, entered, tasks_of
 
 if TYPE_CHECKING:
     from slayq.protocol_v2 import Segment
+    from slayq.segment.steps import StandIn
 
 logger = logging.getLogger("slayq")
 
@@ -55,14 +56,25 @@ class Runner:
     """One segment of a run. Its lines come out of `journal`."""
 
     def __init__(
-        self, function: Runnable, segment: Segment, *, time_multiplier: float = 1.0, grace: float = GRACE_SECONDS
+        self,
+        function: Runnable,
+        segment: Segment,
+        *,
+        time_multiplier: float = 1.0,
+        grace: float = GRACE_SECONDS,
+        stand_in: StandIn | None = None,
     ) -> None:
         self.journal = Journal(segment.limits)
         self._function = function
         self._segment = segment
         self._time_multiplier = time_multiplier
         self._standstill = Standstill(threaded=not function.is_async, grace=grace)
-        self._steps = Steps(segment, self.journal, self._standstill, time_multiplier)
+        self._steps = Steps(segment, self.journal, self._standstill, time_multiplier, stand_in)
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The names of the steps that the function has asked for."""
+        return self._steps.asked
 
     async def take(self) -> None:
         """Take the run as far as it goes. Cancelling it cancels the function; then there is no terminal op."""
@@ -103,9 +115,11 @@ class Runner:
 
     async def _sweep(self, main: Task) -> None:
         """End what the function has left behind, and the function if it has not ended."""
-        # Twice: what is cancelled may start something else.
-        for _ in range(2):
-            left = await end(tasks_of(self._standstill, asyncio.get_running_loop()) | {main}, _UNWIND_SECONDS)
+        loop = asyncio.get_running_loop()
+        left = await end(tasks_of(self._standstill, loop) | {main}, _UNWIND_SECONDS)
+        started_since = tasks_of(self._standstill, loop) - left
+        if started_since:
+            left |= await end(started_since, _UNWIND_SECONDS)
         if left:
             logger.error(
                 "function_ignores_cancellation: %s goes on although it was cancelled; it is left to itself. Let"
@@ -113,6 +127,9 @@ class Runner:
                 self._function.label,
                 extra={"run": str(self._segment.run.id)},
             )
+            for task in left:
+                # So that the end of the loop, which waits for all that it cancels, does not hang on it.
+                asyncio.tasks._unregister_task(task)
 
     def _write_end(self, main: Task) -> None:
         """The terminal op of a function that returned or raised by itself."""

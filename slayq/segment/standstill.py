@@ -52,6 +52,7 @@ class Standstill:
         self._grace_timer: asyncio.TimerHandle | None = None
         self._watched: set[Task] = set()
         self._refused = 0
+        self._calm: frozenset[Task] | None = None
         self.over: asyncio.Future[None] = self._loop.create_future()
         """Done when nothing can go on."""
         self.closed = False
@@ -143,8 +144,14 @@ class Standstill:
             return
         found = self._survey()
         if not (found.moving or found.outside):
-            self._end()
+            # Looked at twice: whom a task's end sets going is told a turn of the loop later.
+            if found.tasks == self._calm:
+                self._end()
+            else:
+                self._calm = found.tasks
+                self._consider()
             return
+        self._calm = None
         if self._grace_timer is None:
             self._grace_timer = self._loop.call_later(self._grace, self._grace_is_up)
         for task in found.outside:

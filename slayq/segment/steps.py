@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +20,7 @@ from slayq.segment.tasks import body_of, in_body
 from slayq.segment.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import CodeType
 
@@ -60,10 +61,23 @@ class Recorded:
     value: Any
 
 
+StandIn = Callable[[str], Callable[[], Any] | None]
+
+
 class Steps:
     """One segment's. Its methods are called in the loop's thread, and raise Suspended when the segment is over."""
 
-    def __init__(self, segment: Segment, journal: Journal, standstill: Standstill, time_multiplier: float) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        journal: Journal,
+        standstill: Standstill,
+        time_multiplier: float,
+        stand_in: StandIn | None = None,
+    ) -> None:
+        """`stand_in` may give another body than the function's for a step of that name; its result is written down as
+        that of the function's."""
+        self._stand_in = stand_in
         self.segment = segment
         self._journal = journal
         self._standstill = standstill
@@ -83,12 +97,18 @@ class Steps:
         recorded = await self.begin(ask, codec)
         if recorded is not None:
             return recorded.value
+        instead = self.stand_in(ask)
+        call = partial(body, *args, **kwargs) if instead is None else _inline(instead)
         try:
-            outcome = await self._execute(ask, partial(body, *args, **kwargs), options.timeout)
+            outcome = await self._execute(ask, call, options.timeout)
         except BaseException:
             self._standstill.body_ends()
             raise
         return await self.finish(ask, codec, options, outcome)
+
+    def stand_in(self, ask: Ask) -> Callable[[], Any] | None:
+        """What a test wants to be run in place of a body."""
+        return None if self._stand_in is None else self._stand_in(ask.name)
 
     async def begin(self, ask: Ask, codec: Codec[Any]) -> Recorded | None:
         """The recorded outcome, or None: run the body now, and call `finish`. Raises StepFailed."""
@@ -103,15 +123,20 @@ class Steps:
 
     async def finish(self, ask: Ask, codec: Codec[Any], options: Options, outcome: Outcome) -> Any:
         """Write down what came of a body, and return it. Raises StepFailed, or Suspended if it is to run again."""
-        self._standstill.body_ends()
-        if self._standstill.closed:
-            raise Suspended
-        error = outcome.error
-        if error is None:
-            try:
-                return self._finished(ask, codec, outcome.value)
-            except InvalidOutput as invalid:
-                error = invalid
+        try:
+            if self._standstill.closed:
+                raise Suspended
+            error = outcome.error
+            if error is None:
+                try:
+                    value = self._finished(ask, codec, outcome.value)
+                except InvalidOutput as invalid:
+                    error = invalid
+                else:
+                    await self._journal.left()
+                    return value
+        finally:
+            self._standstill.body_ends()
         return await self._failed(ask, error, options)
 
     def _finished(self, ask: Ask, codec: Codec[Any], value: Any) -> Any:
@@ -221,6 +246,11 @@ class Steps:
 
     # The end
 
+    @property
+    def asked(self) -> frozenset[str]:
+        """The names of the steps that the function has asked for."""
+        return frozenset(self._asked)
+
     def suspend(self) -> None:
         """Write the terminal op of a segment that is suspended."""
         if self._out_of_room and self._pending:
@@ -308,6 +338,13 @@ async def _called(call: Callable[[], Any], name: str) -> Any:
     """What a body returns: a coroutine function in this task, a plain one in a thread."""
     value = call() if is_async(call) else await in_thread(f"slayq step {name}", call)
     return await value if inspect.isawaitable(value) else value
+
+
+def _inline(call: Callable[[], Any]) -> Callable[[], Coroutine[Any, Any, Any]]:
+    async def body() -> Any:
+        return call()
+
+    return body
 
 
 def is_async(call: Any) -> bool:

@@ -62,8 +62,9 @@ def tasks_of(run: object, loop: asyncio.AbstractEventLoop) -> set[Task]:
 
 
 def _context_of(task: Task) -> Context | None:
-    if hasattr(task, "get_context"):
-        context = task.get_context()
+    get_context = getattr(task, "get_context", None)
+    if get_context is not None:
+        context = get_context()
         return context if isinstance(context, Context) else None
     # Python 3.11 does not say. Its garbage collector knows.
     return next((each for each in gc.get_referents(task) if isinstance(each, Context)), None)
@@ -82,13 +83,14 @@ class Waiting(Enum):
 class Survey:
     """What the tasks of a run wait for."""
 
+    tasks: frozenset[Task]
     moving: bool = False
     outside: list[Task] = field(default_factory=list)
 
 
 def survey(tasks: set[Task], in_step: Callable[[Task], bool]) -> Survey:
     """Sort the tasks of a run; `in_step` says which of them wait for a step's outcome."""
-    found = Survey()
+    found = Survey(frozenset(tasks))
     for task in tasks:
         match _waiting(task, tasks, in_step):
             case Waiting.NOTHING:
