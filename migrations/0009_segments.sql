@@ -2,8 +2,10 @@
 -- compatible with: 7
 
 -- What a segment starts from, as JSON: all that the job's row does not say itself. Outputs go in as they are stored.
+-- Volatile, to see what was committed up to when the lease got the row: a whole segment of the run may have gone by, with
+-- another daemon, since the lease's snapshot.
 create function slayq._run_1(job slayq.job) returns json
-language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     url text;
     seen bigint;
