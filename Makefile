@@ -32,6 +32,10 @@ dev: $(READY) ## Run Postgres, the server and a sample app; stop with Ctrl-C
 demo: $(READY) ## Send sample jobs through it all, and check that each ends as it should
 	$(BIN)/slayq-server demo $(ARGS)
 
+.PHONY: tour
+tour: $(READY) ## Walk through every feature of durable functions, under each driver and framework, checking each promise
+	$(BIN)/python -m tools.tour $(ARGS)
+
 # A worker for each core, each with a Postgres of its own.
 .PHONY: test
 test: $(READY) ## Run all tests

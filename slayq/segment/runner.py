@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from slayq import __version__
 from slayq.codec import Codec, encoded_output
-from slayq.errors import InvalidOutput, Suspended, SwallowedSuspension
+from slayq.errors import InvalidOutput, StepFailed, Suspended, SwallowedSuspension
 from slayq.protocol_v2 import Op
-from slayq.segment.failure import consists_of, may_retry, record_of, retry_after, sole_cause
+from slayq.segment.failure import blamed, consists_of, may_retry, record_of, retry_after, sole_cause
 from slayq.segment.journal import Journal
 from slayq.segment.standstill import GRACE_SECONDS, Standstill
 from slayq.segment.steps import Steps
@@ -165,13 +165,17 @@ class Runner:
             self._steps.suspend()
 
     def _write_failed(self, error: BaseException) -> None:
+        steps = blamed(error)
+        # Then it is the attempts that are used up, and the server is to say so of the dead letter.
+        spent = consists_of(error, (StepFailed,)) and self._steps.spent.issuperset(steps)
         self.journal.write(
             Op.FAILED,
             "the error",
             {
                 "error": record_of(error, line_bytes=self.journal.limits.line_bytes).wire(),
-                "retry": may_retry(error),
+                "retry": spent or may_retry(error),
                 **self._delay(retry_after(error)),
+                **({"steps": steps} if steps else {}),
             },
         )
 

@@ -86,6 +86,8 @@ class Steps:
         self._asked: dict[str, Ask] = {}
         self._pending = 0
         self._out_of_room = False
+        self.spent: set[str] = set()
+        """Those whose failure is final just because no attempt of the function is left."""
 
     # Steps that run a body
 
@@ -151,6 +153,8 @@ class Steps:
         failures = (before.attempts if before else 0) + 1
         run = self.segment.run
         verdict = judge_step(error, failures, options, last_attempt=run.attempt >= run.max_attempts)
+        if verdict.final and not judge_step(error, failures, options, last_attempt=False).final:
+            self.spent.add(ask.name)
         record = record_of(error, line_bytes=self._journal.limits.line_bytes)
         wait = None if verdict.retry_after is None else verdict.retry_after * self._time_multiplier
         retry = {} if wait is None else {"retry_after": wait}
