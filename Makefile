@@ -11,7 +11,7 @@ MAKEFLAGS += --no-builtin-rules
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := slayq slayq_server tests tools bench examples
+SOURCES := slayq slayq_server tests tools bench examples docs
 ARGS ?=
 PIP_QUIET := -qq --disable-pip-version-check --no-input
 
@@ -71,6 +71,10 @@ check: $(READY) ## Check format, style, types, and who imports whom
 format: $(READY) ## Format the code, and mend what the linter can mend
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
+
+.PHONY: docs
+docs: $(READY) ## Build the documentation as HTML, in build/docs; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --fresh-env docs build/docs $(ARGS)
 
 .PHONY: bench
 bench: $(READY) ## Measure deliveries per second, CPU per job and latency on this machine

@@ -16,7 +16,6 @@ from slayq.events import is_utf8
 from slayq.protocol_v2 import NAME_CHARACTERS, ErrorRecord, Op, StepKind, StepRecord, StepState
 from slayq.segment.failure import Options, judge_step, record_of, retry_after
 from slayq.segment.standstill import Fault, Standstill
-from slayq.segment.tasks import body_of, in_body
 from slayq.segment.threads import in_thread
 
 if TYPE_CHECKING:
@@ -81,6 +80,7 @@ class Steps:
         self.segment = segment
         self._journal = journal
         self._standstill = standstill
+        self._family = standstill.family
         self._time_multiplier = time_multiplier
         self._records = {record.name: record for record in segment.steps}
         self._asked: dict[str, Ask] = {}
@@ -172,7 +172,7 @@ class Steps:
 
     def in_body(self, ask: Ask) -> AbstractContextManager[None]:
         """Round the body of a step."""
-        return in_body(self._standstill, ask.name)
+        return self._family.in_body(ask.name)
 
     async def _execute(self, ask: Ask, call: Callable[[], Any], timeout: float | None) -> Outcome:
         limit = asyncio.timeout(timeout)
@@ -283,7 +283,7 @@ class Steps:
 
     def _check_ask(self, ask: Ask) -> None:
         checked_name(ask.name)
-        inside = body_of(self._standstill)
+        inside = self._family.body()
         if inside is not None:
             raise InvalidStep(
                 f"step {ask.name!r} was asked for in the body of step {inside!r}, at {ask.place}: a body is one step,"
