@@ -2,8 +2,10 @@
 -- compatible with: 7
 
 -- What a segment starts from, as JSON: all that the job's row does not say itself. Outputs go in as they are stored.
+-- Volatile, to see what was committed up to when the lease got the row: a whole segment of the run may have gone by, with
+-- another daemon, since the lease's snapshot.
 create function slayq._run_1(job slayq.job) returns json
-language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     url text;
     seen bigint;
@@ -394,66 +396,82 @@ begin
 end
 $$;
 
--- Hands events and the ends of callees to the runs that wait for them. A run whose row somebody else has locked is left,
--- and the event stays for the next time; `more` says that there is something to do at once, `left_over` a little later.
-create function slayq._match_1(most integer, out matched bigint, out ready text[], out more boolean, out left_over boolean)
+-- The steps that wait for what has happened. An event that was there when a run began is not for it.
+create function slayq._waiting_1(happened slayq.event) returns setof slayq.step
+language sql stable as $$
+    select s.* from slayq.step s left join slayq.job j on j.id = s.job_id
+    where s.state = 'pending' and s.term = (happened).term and s.event = (happened).event
+        and s.match_key = (happened).match_key and s.match_value = (happened).match_value
+        and s.kind = case (happened).kind when 'event' then 'wait' else 'invoke' end
+        and ((happened).kind = 'invocation' or j.id is null or (happened).created_at >= j.created_at
+            or not pg_catalog.pg_visible_in_snapshot((happened).xid, j.born))
+$$;
+
+-- Ends a pending step with what has happened; false if it has its outcome already.
+create function slayq._hand_over_1(happened slayq.event, job bigint, step text) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+begin
+    update slayq.step s
+    set state = happened.state, number = nextval('slayq.step_batch') << 20,
+        output = case happened.state when 'done' then happened.value end,
+        error = case happened.state when 'failed' then happened.value end,
+        event_id = case happened.kind when 'event' then happened.id end
+    where s.job_id = job and s.name = step and s.state = 'pending';
+    return found;
+end
+$$;
+
+-- Hands events and the ends of callees to the runs that wait for them: `most` events, or ten times as many outcomes, of
+-- those after the event `after`. A run whose row somebody else has locked is left, and the event stays for the next
+-- round. `more` says that the round is to go on, after the event `last`; `left_over`, that another is needed a little
+-- later.
+create function slayq._match_1(
+    most integer, after bigint, out matched bigint, out ready text[], out more boolean, out left_over boolean,
+    out last bigint
+) language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 #variable_conflict use_column
 declare
+    most_outcomes constant bigint := most * 10;
     happened slayq.event;
     waiting record;
-    run slayq.job;
-    complete boolean;
     over bigint[] := '{}';
     woken text;
 begin
     matched := 0;
     ready := '{}';
-    more := false;
     left_over := false;
+    last := after;
     perform slayq._lock_matching_1(true);
     for happened in
-        select e.* from slayq.event e where not e.matched order by e.id limit most
+        select e.* from slayq.event e where not e.matched and e.id > after order by e.id limit most
     loop
-        complete := true;
         for waiting in
-            select s.job_id, s.name from slayq.step s
-            where s.state = 'pending' and s.term = happened.term and s.event = happened.event
-                and s.match_key = happened.match_key and s.match_value = happened.match_value
-                and s.kind = case happened.kind when 'event' then 'wait' else 'invoke' end
-            order by s.job_id, s.name
+            select s.job_id, s.name from slayq._waiting_1(happened) as s join slayq.job j on j.id = s.job_id
+            limit most_outcomes - matched
+            for update of j skip locked
         loop
-            select * into run from slayq.job j where j.id = waiting.job_id for update skip locked;
-            if not found and exists (select from slayq.job j where j.id = waiting.job_id) then
-                complete := false;
-                continue;
-            end if;
-            continue when happened.kind = 'event' and run.id is not null
-                and happened.created_at < run.created_at and pg_visible_in_snapshot(happened.xid, run.born);
-            update slayq.step s
-            set state = happened.state, number = nextval('slayq.step_batch') << 20,
-                output = case happened.state when 'done' then happened.value end,
-                error = case happened.state when 'failed' then happened.value end,
-                event_id = case happened.kind when 'event' then happened.id end
-            where s.job_id = waiting.job_id and s.name = waiting.name and s.state = 'pending';
-            continue when not found;
+            continue when not slayq._hand_over_1(happened, waiting.job_id, waiting.name);
             matched := matched + 1;
             update slayq.job j
             set state = 'ready', parked = false, run_at = clock_timestamp(), updated_at = now()
-            where j.id = run.id and j.state = 'scheduled' and j.parked
+            where j.id = waiting.job_id and j.state = 'scheduled' and j.parked
             returning j.queue into woken;
             if found and woken <> all (ready) then
                 ready := ready || woken;
             end if;
         end loop;
-        if complete then
-            over := over || happened.id;
-        else
+        exit when matched >= most_outcomes;
+        last := happened.id;
+        perform slayq._hand_over_1(happened, s.job_id, s.name) from slayq._waiting_1(happened) as s
+        where not exists (select from slayq.job j where j.id = s.job_id); -- dead letters, which may be put back
+        if exists (select from slayq._waiting_1(happened)) then
             left_over := true;
+        else
+            over := over || happened.id;
         end if;
     end loop;
     delete from slayq.event e where e.id = any (over) and e.kind = 'invocation';
     update slayq.event e set matched = true where e.id = any (over) and e.kind = 'event';
-    more := cardinality(over) > 0 and exists (select from slayq.event e where not e.matched);
+    more := exists (select from slayq.event e where not e.matched and e.id > last);
 end
 $$;

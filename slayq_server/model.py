@@ -309,9 +309,11 @@ class Matched:
     ready: tuple[str, ...]
     """Queues that have something new to lease."""
     more: bool
-    """There are some left."""
+    """There are some left, after `last`."""
     left_over: bool
     """Some are to be looked at again a little later: a run that they are for was locked."""
+    last: int = 0
+    """The event up to which this pass came."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,6 +232,9 @@ class Journal(BatchWriter[Record]):
     # Rules of the loop
 
     async def _write(self, worker_id: int, batch: list[Record]) -> list[Record]:
+        batch = self._without_outdated(batch)
+        if not batch:
+            return []
         writes = [record.take() for record in batch]
         flushed = await self._store.flush(worker_id, writes, keep_done=self.keep_done, own_words=self._own_words())
         locked = []
@@ -248,6 +251,24 @@ class Journal(BatchWriter[Record]):
                     self.put(worker_id, record)
         self._on_flushed(len(writes), sum(len(write.ops) for write in writes), flushed)
         return locked
+
+    def _without_outdated(self, batch: list[Record]) -> list[Record]:
+        """Leaves out those of which a later lease is there, too: a flush has each run once.
+
+        What ended such a run is written down, but the answer to that was lost, and it has been leased again since.
+        """
+        latest: dict[int, int] = {}
+        for record in batch:
+            latest[record.job.id] = max(record.job.lease, latest.get(record.job.id, 0))
+        current = []
+        for record in batch:
+            if record.gone:
+                continue
+            if record.job.lease == latest[record.job.id]:
+                current.append(record)
+            else:
+                self._conclude(record, record.take(), _STALE)
+        return current
 
     def _conclude(self, record: Record, write: RunWrite, verdict: RunVerdict) -> None:
         ended = write.end is not None and verdict.verdict != "refused"

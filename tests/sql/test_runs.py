@@ -100,6 +100,16 @@ async def test_a_run_that_is_put_back_tries_the_step_again_that_killed_it(
     assert {"caught": "failed", "mend": ("done", 1)} == (await runs.lease_one()).steps
 
 
+async def test_leases_rise_beyond_death(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """A delivery's id is never given twice, and a late flush from before the run died changes nothing."""
+    await send(connection, PLACED, {"order": 7})
+    before = await runs.lease_one()
+    await runs.flush(before.ends("dead", error="ValueError: no", reason="no-retry"))
+    await connection.execute("select slayq._redrive_1(array[$1::bigint])", before.id)
+    assert before.lease < (await runs.lease_one()).lease
+    assert ["stale"] == await runs.ended(before.ends("dead", error="ValueError: no", reason="no-retry"))
+
+
 async def test_steps_go_with_the_dead_letter(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
     """Invariant F: what is recorded of a run lasts as long as its dead letter."""
     await send(connection, PLACED, {"order": 7})

@@ -207,6 +207,23 @@ async def test_a_stale_lease_closes_the_stream_and_writes_nothing_more() -> None
 
 
 @in_virtual_time
+async def test_a_run_that_is_leased_again_before_its_end_is_known_to_be_written() -> None:
+    """The answer to the end's flush was lost, and the run is back: a flush has each run once, by its latest lease."""
+    rig = Rig()
+    rig.store.away = True
+    async with rig.runs():
+        rig.open(1, lease=7).finish(SUSPENDED)
+        await asyncio.sleep(0.002)
+        record = rig.open(1, lease=8)
+        record.put([step("a")])
+        rig.store.away = False
+        await asyncio.sleep(0.1)
+        record.finish(DONE)
+    assert [[(1, "", "suspended")], [(1, "a", "")], [(1, "", "completed")]] == rig.store.flushes
+    assert [(1, "suspended", "stale"), (1, "completed", "settled")] == rig.settled
+
+
+@in_virtual_time
 async def test_a_cancelled_run_is_closed_and_ended() -> None:
     """It had said something; Postgres drops it as soon as it has an end."""
     rig = Rig()
