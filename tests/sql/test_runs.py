@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -184,6 +185,35 @@ async def test_a_step_that_has_failed_for_good(connection: asyncpg.Connection, r
     await runs.promote()
     (step,) = (await runs.lease_one()).run["steps"]
     assert ("failed", 3, ERROR) == (step["state"], step["attempts"], step["error"])
+
+
+async def test_attempts_at_a_step_in_one_flush(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """The last one counts: the app may have tried again while others of its steps were at work."""
+    await send(connection, PLACED, {"order": 7})
+    segment = (await runs.lease_one()).say("step_failed", "a", ERROR, attempts=1, final=False)
+    segment.step("b").step("a", 5).say("step_failed", "c", ERROR, attempts=1, final=False)
+    segment.say("step_failed", "c", ERROR, attempts=2, final=False)
+    assert ["settled"] == await runs.ended(segment.ends("released"))
+    segment = await runs.lease_one()
+    assert {"b": ("done", None), "a": ("done", 5), "c": "pending"} == segment.steps
+    assert 2 == segment.run["steps"][-1]["attempts"]
+
+
+async def test_a_large_flush(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """After an outage there is much to write: its time grows with the ops, not with their square."""
+    number = 400
+    await connection.execute(
+        "select slayq.send($1, json_build_object('order', n)) from generate_series(1, $2::integer) as n", PLACED, number
+    )
+    segments = await runs.lease(number)
+    for segment in segments:
+        segment.say("send", "tell", [{"event": RENDER, "data": {}}])
+        for place in range(40):
+            segment.step(f"step {place}", place)
+    started = time.monotonic()
+    assert {"ok"} == set(await runs.ended(*segments))
+    assert time.monotonic() - started < 4  # a twentieth of that, where nothing else runs
+    assert number * 41 == await count(connection, "step")
 
 
 async def test_nothing_to_wait_for(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
