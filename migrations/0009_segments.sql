@@ -4,15 +4,21 @@
 -- What a segment starts from, as JSON: all that the job's row does not say itself. Outputs go in as they are stored.
 -- Volatile, to see what was committed up to when the lease got the row: a whole segment of the run may have gone by, with
 -- another daemon, since the lease's snapshot.
+--
+-- What has grown larger than any app reads (REQUEST_BYTES in slayq/protocol_v2.py) is left out, and only its size told:
+-- no run may keep a lease from coming to its end, or a daemon from having the memory for it.
 create function slayq._run_1(job slayq.job) returns json
 language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     url text;
     seen bigint;
+    bytes bigint;
     steps text;
 begin
     select to_json(f.url) into url from slayq.function f where f.event = job.event;
-    select max(s.number), string_agg(concat(
+    select max(s.number), sum(coalesce(octet_length(s.output::text), 0) + coalesce(octet_length(s.error::text), 0))
+    into seen, bytes from slayq.step s where s.job_id = job.id;
+    select string_agg(concat(
         '{"name":', to_json(s.name), ',"kind":"', s.kind, '","state":"', s.state, '"',
         case when s.state = 'done' then ',"output":' || coalesce(s.output::text, 'null') end,
         case when s.error is not null then ',"error":' || s.error::text end,
@@ -20,13 +26,13 @@ begin
         case when s.kind = 'run' and s.state = 'pending' then ',"retry_in_ms":'
             || greatest(0, ceil(extract(epoch from coalesce(s.due_at, now()) - clock_timestamp()) * 1000)) end,
         '}'
-    ), ',' order by s.number nulls last, s.created_at, s.name) into seen, steps
-    from slayq.step s where s.job_id = job.id;
+    ), ',' order by s.number nulls last, s.created_at, s.name) into steps
+    from slayq.step s where s.job_id = job.id and bytes <= 64 * 1048576;
     return format(
-        '{"id":"%s","url":%s,"created_at":"%s","delivery_failures":%s,"traceparent":%s,"seen":%s,"steps":[%s]}',
+        '{"id":"%s","url":%s,"created_at":"%s","delivery_failures":%s,"traceparent":%s,"seen":%s,"bytes":%s,"steps":[%s]}',
         job.run_id, coalesce(url, 'null'),
         to_char(job.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), job.delivery_failures,
-        coalesce(to_json(job.traceparent)::text, 'null'), coalesce(seen, 0), coalesce(steps, '')
+        coalesce(to_json(job.traceparent)::text, 'null'), coalesce(seen, 0), coalesce(bytes, 0), coalesce(steps, '')
     );
 end
 $$;
