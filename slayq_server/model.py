@@ -32,6 +32,8 @@ class Run:
     delivery_failures: int = 0
     """Deliveries in a row that came to nothing. They do not use up the function's attempts."""
     traceparent: str | None = None
+    bytes: int = 0
+    """Of what is recorded of it. Where that is more than an app reads, `steps` lacks it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,21 @@ async def test_schedules_of_functions(connection: asyncpg.Connection) -> None:
     assert [] == await schedules()
 
 
+async def test_an_app_that_takes_long_to_register_holds_up_no_schedules(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    """A daemon neither waits for it, nor is put out by a schedule that has no next tick yet."""
+    await register(connection, {"event": "shop/nightly", "cron": "0 3 * * *"})
+    other = await connect()
+    async with other.transaction():
+        await register(other, {"event": "shop/nightly", "cron": "0 4 * * *"})
+        await connection.execute("set statement_timeout = '2s'")
+        await connection.execute(query("schedules_plan"), "function:shop/nightly", "0 3 * * *", later())
+        assert [] == await connection.fetch(query("schedules_times"), ["function:shop/nightly"])
+    await connection.execute(query("schedules_plan"), "function:shop/nightly", "0 4 * * *", later())
+    assert 1 == len(await connection.fetch(query("schedules_times"), ["function:shop/nightly"]))
+
+
 # Sending
 
 

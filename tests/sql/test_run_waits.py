@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -345,6 +346,24 @@ async def test_a_send_waits_for_nobody_for_long(
     first.step("a").say("send", "stop", [{"event": CANCELLED, "data": {"order": 3}}])
     assert ["ok"] == await runs.ended(first)
     assert 0 == await count(connection, where=f"run_id = '{victim}'")
+
+
+async def test_sends_of_many_runs_wait_no_longer_than_one(
+    connection: asyncpg.Connection, connect: Connect, runs: RunsDaemon
+) -> None:
+    """A daemon writes down one flush at a time: it must not stand still while all that it delivers is locked."""
+    for order in range(20):
+        await send(connection, PLACED, {"order": order})
+    victim = await send(connection, PLACED, {"order": 99})
+    segments = await runs.lease(20)
+    other = await connect()
+    async with other.transaction():
+        await other.execute("select from slayq.job where run_id = $1 for update", victim)
+        for segment in segments:
+            segment.say("send", "stop", [{"event": CANCELLED, "data": {"order": 99}}])
+        started = time.monotonic()
+        assert ["locked"] * 20 == await runs.ended(*segments)
+    assert time.monotonic() - started < 1.5
 
 
 async def test_a_run_that_cancels_itself(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
