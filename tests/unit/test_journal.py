@@ -207,6 +207,29 @@ async def test_a_stale_lease_closes_the_stream_and_writes_nothing_more() -> None
 
 
 @in_virtual_time
+async def test_what_takes_too_long_is_written_in_smaller_flushes() -> None:
+    """Postgres has a time limit for a statement: the same flush again would run into it again."""
+    rig = Rig()
+    too_many = 20
+
+    def meanwhile() -> None:
+        if len(rig.store.flushes[-1]) >= too_many:
+            raise DatabaseUnavailable("canceling statement due to statement timeout")
+
+    rig.store.meanwhile = meanwhile
+    async with rig.runs():
+        for number in range(200):
+            rig.open(number).finish(DONE)
+        await asyncio.sleep(30)
+        assert [] == rig.journal.items()
+        rig.store.meanwhile = lambda: None
+        for number in range(200, 400):
+            rig.open(number).finish(DONE)
+    assert set(range(400)) == set(rig.store.ended)
+    assert max(len(flush) for flush in rig.store.flushes[-10:]) > too_many
+
+
+@in_virtual_time
 async def test_a_run_that_is_leased_again_before_its_end_is_known_to_be_written() -> None:
     """The answer to the end's flush was lost, and the run is back: a flush has each run once, by its latest lease."""
     rig = Rig()
