@@ -339,7 +339,7 @@ class Switchboard:
         self._metrics.wakeup("timer")
         names = list(queues)
         self.leaser.ready(names)
-        # Whoever makes a job ready wakes its queue's other daemons: this one may not serve it, have no free slot, or drain.
+        # Whoever makes a job ready wakes its queue's other daemons: this one may not serve it, or is full, or drains.
         self._tell_others(
             [name for name in names if not self.leasing or (pool := self.pools.get(name)) is None or pool.free == 0]
         )

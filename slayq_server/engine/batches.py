@@ -59,6 +59,10 @@ class BatchWriter(Generic[_T]):
         """How much of that an item takes up."""
         return 1
 
+    def _locked_pause(self, item: _T) -> float:
+        """Seconds until an item that was locked is tried again."""
+        return LOCKED_PAUSE
+
     def _refused(self, item: _T, error: StatementFailed) -> float | None:
         """An item was refused apart: seconds until it is to be tried again; None: it is not."""
         raise NotImplementedError
@@ -137,7 +141,7 @@ class BatchWriter(Generic[_T]):
             locked = await self._write(worker_id, batch)
             again = []
             for item in locked:
-                self._put_off(LOCKED_PAUSE, worker_id, item)
+                self._put_off(self._locked_pause(item), worker_id, item)
         except StatementFailed as error:
             self._on_error(error)
             again = self._split_up(worker_id, batch, error)
