@@ -20,11 +20,12 @@ import asyncpg
 
 from bench.backlog import backlog
 from bench.rig import Endpoint, add_jobs, cost, daemon, fresh_database, postgres
+from bench.runs import runs
 
 if TYPE_CHECKING:
     from slayq_server.dev.cluster import Cluster
 
-CASES = ["drain", "latency", "backlog", "idle"]
+CASES = ["drain", "latency", "runs", "backlog", "idle"]
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
@@ -149,6 +150,7 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[10, 50])
     parser.add_argument("--latency-seconds", type=float, default=10)
+    parser.add_argument("--runs", type=int, default=2_000)
     parser.add_argument("--parked", type=int, default=1_000_000)
     parser.add_argument("--idle-seconds", type=float, default=30)
     parser.add_argument("--only", choices=CASES, nargs="+", default=CASES)
@@ -165,6 +167,10 @@ async def main() -> None:
                 rounds = [await latency(cluster, endpoint, 10, rate, args.latency_seconds) for _ in range(args.rounds)]
                 show(f"Latency from commit to arrival at {rate} jobs a second", rounds)
                 figures[f"latency_{rate}"] = median(rounds)
+            for steps in (1, 10) if "runs" in args.only else []:
+                rounds = [await runs(cluster, args.runs, steps) for _ in range(args.rounds)]
+                show(f"{args.runs} runs of {steps} trivial steps each, in one request each", rounds)
+                figures[f"runs_{steps}_steps"] = median(rounds)
             if args.parked and "backlog" in args.only:
                 rounds = [await backlog(cluster, args.parked)]
                 show(f"With {args.parked} parked jobs, as a ratio to none", rounds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -101,6 +102,7 @@ class Switchboard:
         keep_done = config.retention.done is not None
         on_error = self._report.database_error
         limits = config.callbacks.limits
+        tls = ssl.create_default_context()  # one for both: reading the system's certificates takes a while
         self.worker = Worker(
             self.store,
             clock,
@@ -120,6 +122,7 @@ class Switchboard:
             clock,
             retry_after_max=limits.retry_after_max,
             response_limit=limits.response_bytes,
+            tls=tls,
             on_blocked=self._metrics.blocked,
             may_send=lambda: self.worker.trusted,
         )
@@ -128,6 +131,7 @@ class Switchboard:
             plan.guard,
             clock,
             retry_after_max=limits.retry_after_max,
+            tls=tls,
             on_blocked=self._metrics.blocked,
             may_send=lambda: self.worker.trusted,
         )

@@ -78,10 +78,14 @@ class SlayQApp:
                 await send({"type": "lifespan.startup.complete"})
                 started = True
                 await receive()  # lifespan.shutdown
-        except SlayQError as error:
-            if started:
+        except Exception as error:
+            if not started:
+                # Said, and not only raised: a server may take an exception for an app that knows no lifespan.
+                await send(
+                    {"type": "lifespan.startup.failed", "message": f"Slay Q: {str(error) or type(error).__name__}"}
+                )
+            if started or not isinstance(error, SlayQError):
                 raise
-            await send({"type": "lifespan.startup.failed", "message": f"Slay Q: {error}"})
         else:
             await send({"type": "lifespan.shutdown.complete"})
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-from slayq.errors import SendFailed, Unavailable
+from slayq.errors import RegistrationFailed, SendFailed, Unauthorized, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,10 +28,10 @@ async def registering(
 ) -> AsyncIterator[None]:
     """For an app's lifespan: registers the functions at its start, and closes the connections at its end.
 
-    A server that is away does not keep the app from starting: after `patience` seconds at the most it starts, and
-    registering goes on beside it, `first_delay` seconds later, then after twice as long each time, up to
-    `longest_delay`. Only that one try counts at the start: raises RegistrationFailed, Unauthorized and
-    InvalidDefinition, which somebody has to do something about.
+    A server that is away, or whose schema is not there yet, does not keep the app from starting: after `patience`
+    seconds at the most it starts, and registering goes on beside it, `first_delay` seconds later, then after twice as
+    long each time, up to `longest_delay`. Raises what somebody has to mend, if the first try finds it:
+    RegistrationFailed, Unauthorized, InvalidDefinition, InvalidSecret and MissingExtra.
     """
     try:
         beside = None
@@ -57,7 +57,9 @@ async def _registered_at_once(sq: SlayQ, patience: float) -> bool:
     try:
         async with asyncio.timeout(patience):
             await _register(sq)
-    except (Unavailable, TimeoutError) as error:
+    except (RegistrationFailed, Unauthorized):
+        raise
+    except (SendFailed, TimeoutError) as error:
         _log.warning("Slay Q's server is away (%s): the app starts, and registers its functions later", _why(error))
         return False
     return True

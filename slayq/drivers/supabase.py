@@ -34,9 +34,7 @@ class _Client:
         headers = {"apikey": key, "authorization": f"Bearer {key}"}
         # A client of our own for HTTP: the other one takes its time limit as deprecated, and follows redirects.
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout)
-        self.api: AsyncPostgrestClient = AsyncPostgrestClient(
-            url, headers=headers, http_client=self._http, retry_enabled=False
-        )
+        self.api: AsyncPostgrestClient = AsyncPostgrestClient(url, headers=headers, http_client=self._http)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -127,7 +125,7 @@ class SupabaseDriver:
 
 def _of_api(error: Any, doing: Doing) -> Exception:
     """PostgREST's error; where a proxy before it answered, the client gives the HTTP status as the code."""
-    code = error.code or ""
+    code = str(error.code or "")  # older clients give a number
     if code.isdigit() and len(code) == 3:
         message = f"the address of Supabase answered {code} {error.message or ''}".rstrip()
         return failure(None, message, doing=doing, status=int(code))

@@ -56,6 +56,8 @@ class Options:
     """The daemon's; None: 8288, or any free one."""
     app_port: int | None = None
     """The sample app's; None: 3000, or any free one."""
+    allow: tuple[str, ...] = ()
+    """Origins of other apps that callbacks may reach."""
     ephemeral: bool = False
     """The database is gone at the end."""
     once: bool = False
@@ -105,6 +107,7 @@ async def _run(options: Options, folder: Path, database: Database, say: Callable
         secret=secret,
         server_port=free_port(SERVER_PORT) if options.port is None else options.port,
         app_port=free_port(APP_PORT) if options.app_port is None else options.app_port,
+        allow=options.allow,
         on_seen=seen,
         on_log=lambda line: say(f"server  {line}"),
     )

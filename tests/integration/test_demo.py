@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import tempfile
 from pathlib import Path
@@ -76,11 +77,17 @@ def test_data_is_kept_where_postgres_can_reach_it(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_dev_on_a_database_of_ones_own(tmp_path: Path, empty_database_url: str) -> None:
-    """It is migrated; what dev tells to type in another terminal works; SIGTERM stops all, cleanly."""
-    with Program(tmp_path / "dev", "dev", "--database", empty_database_url) as dev:
+    """It is migrated; what dev tells to type in another terminal works; SIGTERM stops all, cleanly.
+
+    An app of one's own may be reached, beside the sample app.
+    """
+    own = "http://127.0.0.1:8000"
+    with Program(tmp_path / "dev", "dev", "--database", empty_database_url, "--allow", own) as dev:
         await dev.wait_for_output("sent a first job", timeout=60)
         lines = dev.stdout.splitlines()
         command = next(line.split() for line in lines if " send demo/success " in line)
+        settings = json.loads((tmp_path / "dev" / ".slayq" / "slay-config.json").read_text())
+        assert own == settings["callbacks"]["allow"][1]
         env_file = tmp_path / "dev" / ".slayq" / "env"
         env = dict(line.removeprefix("export ").split("=", 1) for line in env_file.read_text().splitlines())
         assert empty_database_url == env["SLAY_Q_DATABASE_URL"].strip("'")

@@ -12,7 +12,7 @@ import pytest
 from slayq.contrib import refusals
 from slayq.contrib.asgi import SlayQApp
 from slayq.contrib.startup import registering
-from slayq.errors import RegistrationFailed, Unauthorized, Unavailable
+from slayq.errors import RegistrationFailed, SendFailed, Unauthorized, Unavailable
 from slayq.protocol_v2 import CONTENT_TYPE
 from tests.sdk.contrib.scripted import FIRST, LAST, Scripted
 from tests.sdk.contrib.servers import ADAPTERS, PATH, REGISTERING, aiohttped, uvicorned
@@ -154,12 +154,13 @@ async def test_the_functions_are_registered_at_start_up(adapter: str, scripted: 
     assert (1, 1) == (scripted.registrations, scripted.closed)
 
 
+@pytest.mark.parametrize("first", [Unavailable("away"), SendFailed("no schema yet")])
 async def test_a_server_that_is_away_does_not_keep_the_app_from_starting(
-    scripted: Scripted, caplog: pytest.LogCaptureFixture
+    first: Exception, scripted: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The app serves, and its functions are registered as soon as the server is there, whatever it said before."""
     caplog.set_level(logging.INFO, "slayq")
-    scripted.failures = [Unavailable("away"), Unavailable("away still"), Unauthorized("who are you")]
+    scripted.failures = [first, Unavailable("away still"), Unauthorized("who are you")]
     async with registering(of(scripted), first_delay=0, longest_delay=0):
         assert 1 == scripted.registrations
         await wait_until(lambda: "functions registered with Slay Q's server: 1" in caplog.text)
@@ -197,6 +198,15 @@ async def test_an_asgi_app_says_why_it_does_not_start(scripted: Scripted) -> Non
     scripted.failures = [RegistrationFailed("the event x belongs to another app")]
     sent = await exchanged(SlayQApp(of(scripted)), {"type": "lifespan"}, [{"type": "lifespan.startup"}])
     assert [{"type": "lifespan.startup.failed", "message": "Slay Q: the event x belongs to another app"}] == sent
+
+
+async def test_a_bug_at_the_start_is_said_too(scripted: Scripted) -> None:
+    """It is raised, and the ASGI server does not take it for an app without a lifespan."""
+    scripted.failures = [ZeroDivisionError()]
+    sent: list[Any] = []
+    with pytest.raises(ZeroDivisionError):
+        await exchanged(SlayQApp(of(scripted)), {"type": "lifespan"}, [{"type": "lifespan.startup"}], sent)
+    assert [{"type": "lifespan.startup.failed", "message": "Slay Q: ZeroDivisionError"}] == sent
 
 
 @pytest.mark.parametrize("adapter", ["asgi", "fastapi", "aiohttp"])
@@ -269,10 +279,12 @@ async def test_a_websocket_is_closed(scripted: Scripted) -> None:
     assert [{"type": "websocket.close"}] == sent
 
 
-async def exchanged(app: SlayQApp, scope: dict[str, Any], messages: list[dict[str, Any]]) -> list[Any]:
+async def exchanged(
+    app: SlayQApp, scope: dict[str, Any], messages: list[dict[str, Any]], sent: list[Any] | None = None
+) -> list[Any]:
     """What an ASGI app says to an ASGI server that says these messages."""
     coming = iter(messages)
-    sent: list[Any] = []
+    sent = [] if sent is None else sent
 
     async def receive() -> Any:
         return next(coming)

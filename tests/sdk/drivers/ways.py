@@ -197,14 +197,14 @@ async def _psycopg_async(url: str) -> AsyncIterator[Joined]:
 
 
 @contextlib.asynccontextmanager
-async def _in_thread(opened: Callable[[], Any], *, of: Callable[[Any], tuple[Any, Any]] | None = None) -> Any:
+async def _in_thread(opened: Callable[[], Any]) -> AsyncIterator[Joined]:
     with ThreadPoolExecutor(1) as thread:
         conn = thread.submit(opened).result()
-        commit, rollback = (conn.commit, conn.rollback) if of is None else of(conn)
         try:
-            yield Joined(conn, commit, rollback, thread)
+            # Looked up in that thread, too: Django's proxy has another connection in each.
+            yield Joined(conn, lambda: conn.commit(), lambda: conn.rollback(), thread)
         finally:
-            thread.submit(conn.close).result()
+            thread.submit(lambda: conn.close()).result()
 
 
 @contextlib.asynccontextmanager
@@ -262,13 +262,20 @@ async def _sqlalchemy_async_session(url: str) -> AsyncIterator[Joined]:
 
 @contextlib.asynccontextmanager
 async def _django(url: str) -> AsyncIterator[Joined]:
-    async with _in_thread(lambda: django_connection(url)) as joined:
+    async with _in_thread(lambda: _django_connection(url)) as joined:
         yield joined
 
 
-def django_connection(url: str) -> Any:
-    """A connection of Django's, in a transaction; for the thread that asks for it."""
+@contextlib.asynccontextmanager
+async def _django_proxy(url: str) -> AsyncIterator[Joined]:
+    async with _in_thread(lambda: _django_connection(url, as_proxy=True)) as joined:
+        yield joined
+
+
+def _django_connection(url: str, *, as_proxy: bool = False) -> Any:
+    """A connection of Django's, in a transaction, for the thread that asks for it; or as `django.db.connection` is."""
     from django.db.utils import ConnectionHandler
+    from django.utils.connection import ConnectionProxy
 
     django_project.set_up()
     parts = urlsplit(url)
@@ -280,9 +287,9 @@ def django_connection(url: str) -> Any:
         "HOST": parts.hostname,
         "PORT": parts.port,
     }
-    connection = ConnectionHandler({"default": database})["default"]
-    connection.set_autocommit(False)
-    return connection
+    handler = ConnectionHandler({"default": database})
+    handler["default"].set_autocommit(False)
+    return ConnectionProxy(handler, "default") if as_proxy else handler["default"]
 
 
 DRIVERS: dict[str, Callable[[str], AbstractAsyncContextManager[Any]]] = {
@@ -302,5 +309,6 @@ CONNECTIONS: dict[str, Callable[[str], AbstractAsyncContextManager[Joined]]] = {
     "sqlalchemy-async-psycopg": _sqlalchemy_async_psycopg,
     "sqlalchemy-async-session": _sqlalchemy_async_session,
     "django": _django,
+    "django-proxy": _django_proxy,
 }
 WAYS = {**DRIVERS, **CONNECTIONS}
