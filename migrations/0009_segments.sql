@@ -370,7 +370,7 @@ end
 $$;
 
 -- Ends what pending steps of these runs waited for up to now: sleeps are over, waits and invocations have timed out. An
--- event that came in time counts, even if it has not been matched yet. Called with the runs' rows locked.
+-- event or a callee's end that came in time counts, even if it has not been matched yet. Called with the runs' rows locked.
 create function slayq._expire_steps_1(ids bigint[], out events bigint, out invocations bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
@@ -391,17 +391,23 @@ begin
         if expired.kind = 'wait' then
             select * into run from slayq.job j where j.id = expired.job_id;
             taken := slayq._look_back_1(run, expired.term, expired.event, expired.match_key, expired.match_value);
-            if taken.created_at > expired.due_at then
-                taken := null;
-            end if;
+        elsif expired.kind = 'invoke' then
+            select * into taken from slayq.event e
+            where e.term = expired.term and e.kind = 'invocation' and e.match_value = expired.match_value limit 1;
+        end if;
+        if taken.created_at > expired.due_at then
+            taken := null;
         end if;
         place := place + 1;
         update slayq.step s
-        set state = case when expired.kind = 'sleep' or taken.id is not null then 'done' else 'timed_out' end,
-            number = batch + place, output = taken.value, event_id = taken.id
+        set state = case when expired.kind = 'sleep' then 'done' else coalesce(taken.state, 'timed_out') end,
+            number = batch + place,
+            output = case when taken.state = 'done' then taken.value end,
+            error = case when taken.state = 'failed' then taken.value end,
+            event_id = case when expired.kind = 'wait' then taken.id end
         where s.job_id = expired.job_id and s.name = expired.name;
         events := events + (expired.kind = 'wait' and taken.id is null)::integer;
-        invocations := invocations + (expired.kind = 'invoke')::integer;
+        invocations := invocations + (expired.kind = 'invoke' and taken.id is null)::integer;
     end loop;
 end
 $$;

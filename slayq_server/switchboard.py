@@ -343,9 +343,10 @@ class Switchboard:
         self._metrics.wakeup("timer")
         names = list(queues)
         self.leaser.ready(names)
-        # Whoever makes a job ready wakes its queue's other daemons: this one may not serve it, or have no free slot.
-        elsewhere = [name for name in names if (pool := self.pools.get(name)) is None or pool.free == 0]
-        self._tell_others(elsewhere)
+        # Whoever makes a job ready wakes its queue's other daemons: this one may not serve it, or is full, or drains.
+        self._tell_others(
+            [name for name in names if not self.leasing or (pool := self.pools.get(name)) is None or pool.free == 0]
+        )
 
     def _settled(self, settlement: Settlement, verdict: str) -> None:
         self._report.settled(settlement, verdict)

@@ -69,6 +69,8 @@ class Promoter:
         self._on_error = on_error
         self._wake = asyncio.Event()
         self._due_at: float | None = None
+        self._batch = _BATCH
+        """How many jobs the next pass takes at the most: fewer after one that failed."""
         self._sweep_at: float | None = None
         self._match_at: float | None = None
         self._match_after = 0
@@ -186,15 +188,18 @@ class Promoter:
 
     async def _promote(self) -> None:
         planned, self._due_at = self._due_at, None
+        batch = self._batch
         try:
-            promoted = await self._store.promote(_BATCH)
+            promoted = await self._store.promote(batch)
         except DatabaseUnavailable:
+            self._batch = max(1, batch // 4)  # was it too much for the time that a statement may take?
             self.due_in(0.0 if planned is not None else None)
             raise
+        self._batch = min(_BATCH, batch * 2)
         self._on_promoted(promoted)
         if promoted.ready:
             self._on_ready(promoted.ready)
-        if promoted.count == _BATCH:
+        if promoted.count == batch:
             self.due_in(0.0)
         else:
             self.due_in(promoted.due_in)

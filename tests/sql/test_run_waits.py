@@ -300,6 +300,21 @@ async def test_an_invocation_times_out(connection: asyncpg.Connection, runs: Run
     assert {"invoice": "timed_out"} == (await runs.lease_one()).steps
 
 
+@pytest.mark.parametrize("how", ["done", "dead"])
+async def test_a_callees_end_in_time_that_nobody_has_matched_yet(
+    connection: asyncpg.Connection, runs: RunsDaemon, how: str
+) -> None:
+    """It counts, as an event does."""
+    _, callee = await invoked(connection, runs)
+    await runs.flush(callee.ends(how, output=5, error="no", reason="no-retry"))
+    await connection.execute("update slayq.event set created_at = now() - interval '1 minute'")
+    await make_steps_due(connection)
+    assert 0 == (await runs.promote())["expired_invocations"]
+    assert (0, [], False, False) == tuple(await runs.match())[:4]
+    (step,) = (await runs.lease_one()).run["steps"]
+    assert ("done", 5) == (step["state"], step["output"]) if how == "done" else "failed" == step["state"]
+
+
 async def test_an_event_that_no_app_registers(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
     """Invoking it is refused in clear words; nothing is lost."""
     (row,) = await runs.flush(

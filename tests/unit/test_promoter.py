@@ -25,6 +25,7 @@ class FakeStore:
         self.promoted: list[Promoted] = []
         self.matched: list[Matched] = []
         self.matched_after: list[int] = []
+        self.promotes_at_most = 500
         self.reaped: list[list[Reaped]] = []
         self.failing: set[str] = set()
 
@@ -36,6 +37,8 @@ class FakeStore:
 
     async def promote(self, most: int) -> Promoted:
         await self._ask("promote")
+        if most > self.promotes_at_most:
+            raise DatabaseUnavailable("canceling statement due to statement timeout")
         return self.promoted.pop(0) if self.promoted else NOTHING
 
     async def match_events(self, most: int, after: int) -> Matched:
@@ -210,3 +213,15 @@ async def test_what_happens_during_a_round_has_another_round() -> None:
         await asyncio.sleep(10)
     assert [0, 5, 9, 0] == rig.store.matched_after
     assert [0.0, 0.001, 0.002, 0.003] == rig.store.times("match")
+
+
+@in_virtual_time
+async def test_what_takes_too_long_is_promoted_in_smaller_batches() -> None:
+    """Postgres has a time limit for a statement: the same batch again would run into it again."""
+    rig = Rig()
+    rig.store.promotes_at_most = 40
+    rig.store.promoted = [Promoted(31, ("mail",), 0, 0, None)]
+    async with rig.runs() as promoter:
+        promoter.due_in(0.0)
+        await asyncio.sleep(10)
+    assert ["mail"] == rig.ready
