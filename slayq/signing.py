@@ -87,8 +87,10 @@ def verify_v2(
 ) -> int:
     """When the body was signed, if that was under any of the secrets and within `tolerance` seconds of `now`.
 
-    Times are in seconds since 1970, the returned one by the sender's clock. Header names may be in any case. Raises InvalidSignature, StaleTimestamp for a good signature from another time, and
-    InvalidSecret. The time it takes tells neither how much of a signature is right nor which secret made it.
+    Times are in seconds since 1970, the returned one by the sender's clock. Header names may be in any case. The time
+    it takes tells neither how much of a signature is right nor which secret made it.
+
+    Raises InvalidSignature, InvalidSecret, and StaleTimestamp for a good signature from another time.
     """
     given = {name.lower(): value for name, value in headers.items()}
     message_id, time_text, signatures = (
