@@ -21,7 +21,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from slayq_server.model import LeasedJob
 from tests.sql import support
 from tests.sql.machines.jobs_model import BACK_OFF, DUE, Jobs
 from tests.sql.machines.world import World, effort, ids, leased_order
@@ -29,6 +28,8 @@ from tests.sql.support import EVENT, URL, Daemon, buried, completed, failed, rel
 
 if TYPE_CHECKING:
     from hypothesis import settings
+
+    from slayq_server.model import LeasedJob
 
 QUEUES = ("mail", "bulk")
 KEYS = ("a", "b")
@@ -292,7 +293,7 @@ class JobsMachine(RuleBasedStateMachine):
         assert sorted((wait.job, wait.step, wait.what) for wait in self.model.waits) == sorted(
             (
                 row["job_id"], row["step_name"],
-                (row["event"], row["match_key"], row["match_value"]) if row["kind"] == "event" else (row["target_key"],),
+                (row["target_key"],) if row["target_key"] else (row["event"], row["match_key"], row["match_value"]),
             )
             for row in waits
         )  # fmt: skip
