@@ -412,18 +412,27 @@ begin
 end
 $$;
 
--- The steps that wait for what has happened. An event that was there when a run began is not for it.
+-- The steps that wait for what has happened. An event that was there when a run began is not for it, and one that a wait of
+-- the run has taken is for no other wait of it.
 create function slayq._waiting_1(happened slayq.event) returns setof slayq.step
 language sql stable as $$
-    select s.* from slayq.step s left join slayq.job j on j.id = s.job_id
+    select s.* from slayq.step s
+    left join slayq.job j on j.id = s.job_id
+    left join slayq.dead_letter d on d.id = s.job_id
     where s.state = 'pending' and s.term = (happened).term and s.event = (happened).event
         and s.match_key = (happened).match_key and s.match_value = (happened).match_value
         and s.kind = case (happened).kind when 'event' then 'wait' else 'invoke' end
-        and ((happened).kind = 'invocation' or j.id is null or (happened).created_at >= j.created_at
-            or not pg_catalog.pg_visible_in_snapshot((happened).xid, j.born))
+        and ((happened).kind = 'invocation' or (
+            (
+                (happened).created_at >= coalesce(j.created_at, d.created_at)
+                or not pg_catalog.pg_visible_in_snapshot((happened).xid, coalesce(j.born, d.born))
+            )
+            and not exists (select from slayq.step t where t.job_id = s.job_id and t.event_id = (happened).id offset 0)
+        ))
 $$;
 
--- Ends a pending step with what has happened; false if it has its outcome already.
+-- Ends a pending step with what has happened; false if it has its outcome already, or the run has taken this event. Of
+-- several waits of a run for the same thing, the one that was there first.
 create function slayq._hand_over_1(happened slayq.event, job bigint, step text) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 begin
@@ -432,7 +441,16 @@ begin
         output = case happened.state when 'done' then happened.value end,
         error = case happened.state when 'failed' then happened.value end,
         event_id = case happened.kind when 'event' then happened.id end
-    where s.job_id = job and s.name = step and s.state = 'pending';
+    where s.job_id = job and s.state = 'pending'
+        and s.name = case happened.kind when 'invocation' then step else (
+            select w.name from slayq.step w
+            where w.job_id = job and w.state = 'pending' and w.kind = 'wait' and w.term = happened.term
+                and w.event = happened.event and w.match_key = happened.match_key and w.match_value = happened.match_value
+            order by w.created_at, w.name limit 1
+        ) end
+        and not exists (
+            select from slayq.step t where happened.kind = 'event' and t.job_id = job and t.event_id = happened.id offset 0
+        );
     return found;
 end
 $$;

@@ -107,6 +107,31 @@ async def test_an_event_serves_one_wait_after_the_other_only_once(
     assert {"first": ("done", {"order": 7, "n": 1}), "second": ("done", {"order": 7, "n": 2})} == steps
 
 
+async def test_two_waits_at_once_take_an_event_each(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """As two in a row do: the first event is for the wait that was there first."""
+    segment = await placed(connection, runs)
+    await runs.flush(segment.wait("first").wait("second").ends("suspended"))
+    await send(connection, PAID, {"order": 7, "n": 1})
+    row = await runs.match()
+    assert (1, False) == (row["matched"], row["left_over"])
+    resumed = await runs.lease_one()
+    assert {"first": ("done", {"order": 7, "n": 1}), "second": "pending"} == resumed.steps
+    await runs.flush(resumed.ends("suspended"))
+    await send(connection, PAID, {"order": 7, "n": 2})
+    await runs.match()
+    assert ("done", {"order": 7, "n": 2}) == (await runs.lease_one()).steps["second"]
+
+
+async def test_an_event_from_before_a_run_that_has_died(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """It is not for that run, however late it is matched: put back, the run waits on."""
+    await send(connection, PAID, {"order": 7})
+    segment = await placed(connection, runs)
+    await runs.flush(segment.wait("payment").ends("dead", error="no", reason="no-retry"))
+    assert 0 == (await runs.match())["matched"]
+    await connection.execute("select slayq._redrive_1(array[$1::bigint])", segment.id)
+    assert {"payment": "pending"} == (await runs.lease_one()).steps
+
+
 async def test_a_wait_times_out(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
     """Its outcome is that it timed out; an event that comes later changes nothing."""
     await runs.flush((await placed(connection, runs)).wait("payment").ends("suspended"))
