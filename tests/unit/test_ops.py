@@ -112,6 +112,14 @@ def test_a_pending_step_may_fail_again_and_then_end() -> None:
     assert "line 2 (sleep" in read(lines(HELLO, {"op": "sleep", "name": "a", "ms": 1}), a=OPEN)[2]
 
 
+@pytest.mark.parametrize("odd", ["\x85", "\u2028", "\u2029", "\x7f", "\x9b2J", "\u202e"])
+def test_a_name_breaks_no_message(odd: str) -> None:
+    """What a terminal or a reader of lines would act on is shown escaped."""
+    fault = read(lines(HELLO, {"op": "step", "name": odd}))[2]
+    assert fault.isprintable()
+    assert ascii(odd)[1:-1] in fault
+
+
 STEP = {"op": "step", "name": "a", "output": 1}
 WAIT = {"op": "wait", "name": "a", "event": "e", "match": {"key": "k", "value": 1}}
 DEEP = b"[" * 1001 + b"]" * 1001
