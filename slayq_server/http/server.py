@@ -1,4 +1,4 @@
-"""The HTTP server of the daemon: `/livez`, `/readyz`, `/healthz`, `/metrics`, and the routes it is given.
+"""The HTTP server of the daemon: `/livez`, `/readyz`, `/healthz`, `/metrics`, `/openapi.json`, and routes it is given.
 
 Every answer of its own is JSON (but for the metrics), errors included. A probe reads the daemon's memory and never the
 database, so it is quick when the database is not. What a slow or hostile client can hold is bounded: small headers, a
@@ -20,6 +20,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError
 
 from slayq_server.errors import ConfigurationError
+from slayq_server.http import openapi
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -172,6 +173,7 @@ class HttpServer:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/metrics", self._metrics_page)
+        app.router.add_get(openapi.PATH, self._openapi)
         app.add_routes(self._routes)
         return app
 
@@ -190,6 +192,9 @@ class HttpServer:
 
     async def _livez(self, request: web.Request) -> web.Response:
         return _json({"status": "ok"})
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return _json(openapi.document())
 
     async def _readyz(self, request: web.Request) -> web.Response:
         state = self._health()

@@ -411,6 +411,6 @@ def _check_depth(name: str, text: str) -> None:
 
 
 def _shown(name: str) -> str:
-    """A name for a message: its beginning, in quotes, with nothing in it that could break a line or steer a terminal."""
+    """A name for a message: its beginning, in quotes, without what could break a line or steer a terminal."""
     literal = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in quoted(name[:_SHOWN]))
     return f" {literal}{'…' if len(name) > _SHOWN else ''}"
