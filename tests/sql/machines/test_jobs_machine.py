@@ -137,6 +137,13 @@ class JobsMachine(RuleBasedStateMachine):
             assert (job.lease, job.attempts, job.key) == (leased.lease, leased.attempts, leased.job_key)
         self.held += [(holder, leased) for leased in taken]
 
+    @rule(daemon=st.integers(0, 1), key=keys, user=users, max_attempts=st.none() | st.integers(1, 2))
+    def deliver(self, daemon: int, key: str, user: int, max_attempts: int | None) -> None:
+        """Something new, and all that is due with it: many rules need something that is being delivered."""
+        self._add(key, "mail", _payload(user), DUE, None, max_attempts, "replace")
+        self.promote()
+        self.lease(daemon, QUEUES, 3)
+
     @precondition(lambda self: self.held)
     @rule(which=picks, how=st.sampled_from(sorted(ENDS)), keep_done=st.booleans())
     def settle(self, which: int, how: str, keep_done: bool) -> None:
@@ -158,18 +165,21 @@ class JobsMachine(RuleBasedStateMachine):
         ready = {job.queue for job in self.model.jobs.values() if job.state == "ready"} - self.model.paused
         assert ready == set(beat.ready)
 
+    @precondition(lambda self: self.held)
     @rule(daemon=st.integers(0, 1))
     def expire(self, daemon: int) -> None:
         """A daemon is gone, or has been silent for too long."""
         self.world.run(self.daemons[daemon].expire(self.world.connection))
         self.expired.add(self.daemons[daemon].worker_id)
 
+    @precondition(lambda self: self.expired & {each.worker_id for each in self.daemons})
     @rule()
     def reap(self) -> None:
         reaped, _ = self.world.run(self.world.store.reap(100))
         assert self.model.reap(self.expired) == {each.job_id: each.fate for each in reaped}
         self.daemons = [self.world.daemon() if each.worker_id in self.expired else each for each in self.daemons]
 
+    @precondition(lambda self: any(job.state == "scheduled" for job in self.model.jobs.values()))
     @rule()
     def promote(self) -> None:
         self.world.run(self.world.store.promote(100))

@@ -68,6 +68,7 @@ class RunsMachine(RuleBasedStateMachine):
         self.world.clear()
         self.world.run(sql.register(self.world.connection))
         self.daemons = [self._daemon(), self._daemon()]
+        self.deliver(0, PLACED, 1)
 
     def _daemon(self) -> RunsDaemon:
         return RunsDaemon(self.world.daemon(), self.world.connection)
@@ -103,6 +104,7 @@ class RunsMachine(RuleBasedStateMachine):
         if send_id is not None:
             self.model.ids[send_id] = (event, run and str(run))
 
+    @precondition(lambda self: self.deliveries)
     @rule()
     def register(self) -> None:
         """The same app again, with another manifest of the same functions."""
@@ -126,6 +128,13 @@ class RunsMachine(RuleBasedStateMachine):
             assert [step.name for step in finished] == told[: len(finished)]
             assert set(run.steps) == set(told)
             self.deliveries.append(Delivery(holder, segment))
+
+    @rule(daemon=st.integers(0, 1), event=st.sampled_from([PLACED, PLACED, RENDER]), order=orders)
+    def deliver(self, daemon: int, event: str, order: int) -> None:
+        """Something new, and all that is due with it: most rules need something that is being delivered."""
+        self.send(event, order, None, due=True)
+        self.promote()
+        self.lease(daemon, 3)
 
     def _good(self, delivery: Delivery) -> Run | None:
         """The run of a delivery, if its lease is still good."""
@@ -210,6 +219,28 @@ class RunsMachine(RuleBasedStateMachine):
                 self.model.invoke(run, name, callee, ends=ends)
         assert expected == row["verdict"], row["note"]
 
+    @precondition(lambda self: any(self._waiter(delivery) for delivery in self.deliveries))
+    @rule(order=orders, count=st.integers(1, 2), sooner=st.booleans())
+    def wait_for_what_comes(self, order: int, count: int, sooner: bool) -> None:
+        """Some waits for one and the same thing, which happens before or after, once."""
+        delivery = next(delivery for delivery in self.deliveries if self._waiter(delivery))
+        run = self._good(delivery)
+        assert run is not None
+        if sooner:
+            self.send(PAID, order, None, due=True)
+        names = [self._fresh() for _ in range(count)]
+        for name in names:
+            delivery.segment.wait(name, str(order))
+        assert "ok" == self._flush(delivery)["verdict"]
+        for name in names:
+            self.model.wait(run, name, order, ends=True)
+        if not sooner:
+            self.send(PAID, order, None, due=True)
+
+    def _waiter(self, delivery: Delivery) -> bool:
+        run = self._good(delivery)
+        return run is not None and run.event == PLACED and not run.cancelled
+
     @precondition(lambda self: self.deliveries)
     @rule(which=picks, events=st.lists(st.tuples(events, orders), max_size=2))
     def send_from_a_step(self, which: int, events: list[tuple[str, int]]) -> None:
@@ -288,11 +319,13 @@ class RunsMachine(RuleBasedStateMachine):
         told = {step["name"] for step in delivery.segment.run["steps"] if step["state"] != "pending"}
         return max((step.number or 0 for step in run.steps.values() if step.name in told), default=0)
 
+    @precondition(lambda self: self.deliveries)
     @rule(daemon=st.integers(0, 1))
     def expire(self, daemon: int) -> None:
         self.world.run(self.daemons[daemon].daemon.expire(self.world.connection))
         self.expired.add(self.daemons[daemon].daemon.worker_id)
 
+    @precondition(lambda self: self.expired & {each.daemon.worker_id for each in self.daemons})
     @rule()
     def reap(self) -> None:
         reaped, _ = self.world.run(self.world.store.reap(100))
@@ -309,11 +342,13 @@ class RunsMachine(RuleBasedStateMachine):
 
     # What is waited for
 
+    @precondition(lambda self: any(not event.matched for event in self.model.events))
     @rule()
     def match(self) -> None:
         self.world.run(self.daemons[0].match())
         self.model.match()
 
+    @precondition(lambda self: any(run.state == "scheduled" for run in self.model.live.values()))
     @rule()
     def promote(self) -> None:
         self.world.run(self.daemons[0].promote())
