@@ -43,9 +43,13 @@ class SchemaError(SlayQServerError):
 
 
 class DatabaseUnavailable(SlayQServerError):
-    """Postgres cannot be reached or does not answer."""
+    """Postgres cannot be reached, does not answer, or cannot serve for now; `reason` says which, in a word or two."""
 
     exit_code = 69
+
+    def __init__(self, message: str, reason: str = "unreachable") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class StatementFailed(DatabaseUnavailable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import ERROR, WARNING
 from typing import TYPE_CHECKING, cast
 
 import structlog
@@ -10,6 +11,7 @@ from slayq_server.db.errors import error_kind
 from slayq_server.errors import StatementFailed
 from slayq_server.metrics import Snapshot
 from slayq_server.model import OutcomeKind
+from slayq_server.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +32,7 @@ class Report:
     def __init__(self, metrics: Metrics, clock: Clock) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._repeats = Repeats(clock.monotonic)
         self._database_lost_at: float | None = clock.monotonic()
         self.unserved: dict[str, int] = {}
         """Jobs by queue that no live daemon serves, as of the last snapshot."""
@@ -44,10 +47,22 @@ class Report:
         """An operation found the database away, or one of its statements refused."""
         self._metrics.db_error(error_kind(error.__cause__ or error))
         if isinstance(error, StatementFailed):
-            _log.error("statement_failed", error=str(error))
+            self._repeats.log(ERROR, "statement_failed", kind=error.reason, error=str(error))
             return
-        if self._database_lost_at is None:
-            _log.warning("database_lost", error=str(error))
+        self._repeats.log(WARNING, "database_lost", kind=error.reason, reason=error.reason, error=str(error))
+        self._note_database_lost()
+
+    def database_awaited(self, error: DatabaseUnavailable, retry_seconds: float) -> None:
+        """At the start, the database is not there yet."""
+        self._metrics.db_error(error_kind(error.__cause__ or error))
+        self._repeats.log(
+            WARNING,
+            "database_unavailable",
+            kind=error.reason,
+            reason=error.reason,
+            error=str(error),
+            retry_seconds=retry_seconds,
+        )
         self._note_database_lost()
 
     def app_call_error(self, error: DatabaseUnavailable) -> None:
@@ -58,6 +73,9 @@ class Report:
         """The worker row was renewed (ok), could not be (failed), or is gone (lost)."""
         self._metrics.renewal(result)
         if result == "ok":
+            if self._database_lost_at is not None:
+                away = round(self._clock.monotonic() - self._database_lost_at, 1)
+                self._repeats.recovered("database_lost", "database_back", away_seconds=away)
             self._database_lost_at = None
         elif result == "failed":
             self._note_database_lost()
@@ -67,7 +85,9 @@ class Report:
         kind = settlement.outcome.kind
         if verdict == "stale":
             self._metrics.stale_write(kind)
-            _log.warning("stale_write", job_id=settlement.job_id, lease=settlement.lease, kind=kind.value)
+            self._repeats.log(
+                WARNING, "stale_write", kind=kind.value, job_id=settlement.job_id, lease=settlement.lease, outcome=kind
+            )
         elif verdict == "dropped":
             self._metrics.attempt(settlement.queue, "cancelled")
         elif kind is OutcomeKind.UNDELIVERED:
@@ -86,8 +106,12 @@ class Report:
         """Jobs of dead workers were taken back."""
         for job in reaped:
             self._metrics.attempt(job.queue, "dead" if job.fate == "dead" else "expired")
-            log = _log.error if job.fate == "dead" else _log.warning
-            log("lease_expired", job_id=job.job_id, queue=job.queue, fate=job.fate)
+            if job.fate == "dead":
+                _log.error("lease_expired", job_id=job.job_id, queue=job.queue, fate=job.fate)
+            else:
+                self._repeats.log(
+                    WARNING, "lease_expired", kind=job.fate, job_id=job.job_id, queue=job.queue, fate=job.fate
+                )
 
     def fired(self, schedule: ScheduleRow, result: str, ticks: int) -> None:
         """A schedule fired: fired or caught_up; or not: skipped (the tick before still runs) or missed."""

@@ -93,9 +93,9 @@ def _ours(error: Exception) -> Exception:
     if isinstance(error, asyncpg.PostgresError):
         return _of_state(error, error.sqlstate or "")
     if isinstance(error, asyncpg.DataError):  # the driver's own: a value that cannot be sent
-        return StatementFailed(f"a value cannot be sent to Postgres: {error}")
+        return StatementFailed(f"a value cannot be sent to Postgres: {error}", "value")
     if isinstance(error, TimeoutError):
-        return DatabaseUnavailable("Postgres did not answer in time")
+        return DatabaseUnavailable("Postgres did not answer in time", "timeout")
     return DatabaseUnavailable(f"Postgres cannot be reached: {error or type(error).__name__}")
 
 
@@ -118,4 +118,4 @@ def _of_state(error: asyncpg.PostgresError, state: str) -> Exception:
             f"the database role lacks a right ({message}). Run, as the schema's owner: "
             "slayq-server migrate --server-role ROLE"
         )
-    return StatementFailed(f"Postgres refused a statement: {message} ({state})")
+    return StatementFailed(f"Postgres refused a statement: {message} ({state})", state)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from logging import WARNING
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
 from slayq_server.errors import DatabaseUnavailable
+from slayq_server.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,6 +87,7 @@ class Worker:
         self._trust_until = float("-inf")
         self._retired = False
         self._asked = asyncio.Event()
+        self._repeats = Repeats(clock.monotonic)
         self.id: int | None = None
         """The row's id while there is one."""
 
@@ -127,12 +130,15 @@ class Worker:
                 worker_id = await self._store.register_worker(self._name, self._version, self._queues, self._lease)
                 break
             except DatabaseUnavailable as error:
-                _log.warning("worker_not_registered", error=str(error), retry_seconds=pause)
+                self._repeats.log(
+                    WARNING, "worker_not_registered", kind=error.reason, error=str(error), retry_seconds=pause
+                )
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
         self.id = worker_id
         self._trust_from(sent)
         _log.info("worker_started", worker=worker_id, queues=self._queues)
+        self._repeats.recovered("worker_not_registered", "worker_registered_again", worker=worker_id)
         self._on_start(worker_id)
         return worker_id
 
@@ -148,13 +154,15 @@ class Worker:
                     heartbeat = await self._store.renew_worker(worker_id, self._lease, self._queues)
             except (DatabaseUnavailable, TimeoutError) as error:
                 self._on_renewal("failed")
-                _log.warning("worker_renewal_failed", worker=worker_id, error_type=type(error).__name__)
+                kind = type(error).__name__
+                self._repeats.log(WARNING, "worker_renewal_failed", kind=kind, worker=worker_id, error_type=kind)
                 wait = min(1.0, self._renew_every)
                 continue
             if self._retired or not heartbeat.held or self._remaining() <= 0:
                 return
             self._trust_from(sent)
             self._on_renewal("ok")
+            self._repeats.recovered("worker_renewal_failed", "worker_renewed_again", worker=worker_id)
             self._on_heartbeat(heartbeat)
             wait = self._renew_every - (self._clock.monotonic() - sent)
 
