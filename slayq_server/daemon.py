@@ -298,7 +298,12 @@ class Daemon:
             worker=engine.worker.trusted,
             leasing=engine.leasing,
             draining=self._draining,
-            detail={"worker": engine.worker.id, "in_flight": engine.pools.in_flight, "unserved": self._report.unserved},
+            detail={
+                "worker": engine.worker.id,
+                "in_flight": engine.pools.in_flight,
+                "unserved": self._report.unserved,
+                "database": self._report.database_problem or "ok",
+            },
         )
 
     def _spawn(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from slayq_server.metrics import Metrics
     from slayq_server.model import Promoted, Reaped, ScheduleRow, ScheduleTimes, Settlement
 
+_NO_ROOM = 5.0
+"""Seconds without such an error after which Postgres has room again: more than any pause between two tries."""
 SnapshotRow = tuple[str, str, str, int, "float | None"]
 _log = structlog.get_logger()
 
@@ -34,6 +36,9 @@ class Report:
         self._clock = clock
         self._repeats = Repeats(clock.monotonic)
         self._database_lost_at: float | None = clock.monotonic()
+        self._no_room_until = float("-inf")
+        self.database_problem: str | None = None
+        """Why the database is away, in a word or two: read_only, disk_full, unreachable and so on."""
         self.unserved: dict[str, int] = {}
         """Jobs by queue that no live daemon serves, as of the last snapshot."""
 
@@ -50,7 +55,9 @@ class Report:
             self._repeats.log(ERROR, "statement_failed", kind=error.reason, error=str(error))
             return
         self._repeats.log(WARNING, "database_lost", kind=error.reason, reason=error.reason, error=str(error))
-        self._note_database_lost()
+        if error.cannot_store:
+            self._no_room_until = self._clock.monotonic() + _NO_ROOM
+        self._note_database_lost(error.reason)
 
     def database_awaited(self, error: DatabaseUnavailable, retry_seconds: float) -> None:
         """At the start, the database is not there yet."""
@@ -63,7 +70,7 @@ class Report:
             error=str(error),
             retry_seconds=retry_seconds,
         )
-        self._note_database_lost()
+        self._note_database_lost(error.reason)
 
     def app_call_error(self, error: DatabaseUnavailable) -> None:
         """A call of an app's failed; perhaps it waited for what another holds, so the database is not yet lost."""
@@ -73,10 +80,12 @@ class Report:
         """The worker row was renewed (ok), could not be (failed), or is gone (lost)."""
         self._metrics.renewal(result)
         if result == "ok":
+            if self._clock.monotonic() < self._no_room_until:
+                return  # a row may be renewed in place where nothing can be added
             if self._database_lost_at is not None:
                 away = round(self._clock.monotonic() - self._database_lost_at, 1)
                 self._repeats.recovered("database_lost", "database_back", away_seconds=away)
-            self._database_lost_at = None
+            self._database_lost_at = self.database_problem = None
         elif result == "failed":
             self._note_database_lost()
 
@@ -146,6 +155,7 @@ class Report:
         self.unserved = unserved
         return frozenset(name for kind, name, *_rest in rows if kind == "paused")
 
-    def _note_database_lost(self) -> None:
+    def _note_database_lost(self, reason: str | None = None) -> None:
+        self.database_problem = reason or self.database_problem
         if self._database_lost_at is None:
             self._database_lost_at = self._clock.monotonic()

@@ -57,6 +57,7 @@ class Worker:
         on_heartbeat: Callable[[Heartbeat], None],
         on_lost: Callable[[int], None],
         on_renewal: Callable[[RenewalResult], None] = lambda _result: None,
+        on_error: Callable[[DatabaseUnavailable], None] = lambda _error: None,
     ) -> None:
         """Does nothing yet.
 
@@ -72,6 +73,7 @@ class Worker:
             on_heartbeat: called with what each renewal brought.
             on_lost: called with the id when trust has ended: close all deliveries, forget all outcomes.
             on_renewal: called with ok, failed or lost, for the metrics.
+            on_error: called when the database is away.
         """
         self._store = store
         self._clock = clock
@@ -84,6 +86,7 @@ class Worker:
         self._on_heartbeat = on_heartbeat
         self._on_lost = on_lost
         self._on_renewal = on_renewal
+        self._on_error = on_error
         self._trust_until = float("-inf")
         self._retired = False
         self._asked = asyncio.Event()
@@ -130,6 +133,7 @@ class Worker:
                 worker_id = await self._store.register_worker(self._name, self._version, self._queues, self._lease)
                 break
             except DatabaseUnavailable as error:
+                self._on_error(error)
                 self._repeats.log(
                     WARNING, "worker_not_registered", kind=error.reason, error=str(error), retry_seconds=pause
                 )
@@ -154,6 +158,8 @@ class Worker:
                     heartbeat = await self._store.renew_worker(worker_id, self._lease, self._queues)
             except (DatabaseUnavailable, TimeoutError) as error:
                 self._on_renewal("failed")
+                if isinstance(error, DatabaseUnavailable):
+                    self._on_error(error)
                 kind = type(error).__name__
                 self._repeats.log(WARNING, "worker_renewal_failed", kind=kind, worker=worker_id, error_type=kind)
                 wait = min(1.0, self._renew_every)
