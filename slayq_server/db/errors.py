@@ -54,6 +54,8 @@ _KINDS = {
     "53100": "storage",
     "53300": "connection",
     "57014": "timeout",
+    "57P01": "connection",
+    "57P02": "connection",
     "57P03": "connection",
     "58030": "storage",
 }

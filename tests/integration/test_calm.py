@@ -6,21 +6,26 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.support.daemon import Daemons, Running, add, until_no_jobs
 from tests.support.endpoint import Reply
+from tests.support.ops_app import OpsApp, letter_of, send, step
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from datetime import datetime
 
     import asyncpg
 
     from tests.conftest import Connect
     from tests.support.endpoint import Endpoint
+    from tests.support.ops_app import Request
     from tests.support.process import Program
 
+QUICK: dict[str, Any] = {"worker": {"lease": 1, "renew": 0.2}}
 QUIETLY = {"SLAY_Q_LOG_LEVEL": "info"}
 
 
@@ -128,6 +133,66 @@ async def test_a_disk_without_room_is_waited_for(
     await running.program.wait_until_answers(f"{running.url}/readyz", 200)
     assert [1] == [callback.retry for callback in endpoint.received]
     assert 0 < await metric(running, 'slayq_db_errors_total{kind="storage"}')
+
+
+async def test_a_poison_job_ends_as_a_dead_letter(
+    daemons: Daemons, endpoint: Endpoint, connection: asyncpg.Connection
+) -> None:
+    """A job that kills its daemon each time has its attempts and no more; the others go on."""
+    hold = asyncio.Event()
+    endpoint.handler = lambda callback: Reply(200, hold=hold if callback.job_key == "poison" else None)
+    await add(connection, endpoint.url, job_key="poison", max_attempts=3)
+    for deaths in range(1, 4):
+        victim = await daemons.start(**QUICK)
+        await endpoint.wait_for(deaths)
+        victim.program.kill()
+        await victim.program.wait()
+    survivor = await daemons.start(**QUICK)
+    await survivor.program.wait_for_output('"lease_expired"')
+    letter = await wait_until(lambda: connection.fetchrow("select * from slayq.dead_letter"))
+    assert ("poison", "lease-lost", 3, 3) == (
+        letter["job_key"],
+        letter["reason"],
+        letter["attempts"],
+        letter["max_attempts"],
+    )
+    await add(connection, endpoint.url, job_key="good")
+    await until_no_jobs(connection)
+    assert (3, 1) == (count_of(endpoint, "poison"), count_of(endpoint, "good"))
+    assert 1 == await metric(survivor, 'slayq_job_attempts_total{outcome="dead",queue="mail"}')
+
+
+async def test_a_poison_run_ends_as_a_dead_letter(daemons: Daemons, connection: asyncpg.Connection) -> None:
+    """A run that kills its daemon each time, though it gets a step further, ends with its budget of deliveries."""
+
+    async def script(request: Request) -> AsyncIterator[Any]:
+        yield step(f"step {len(request.steps)}")
+        await asyncio.Event().wait()
+
+    async with OpsApp() as app:
+        app.script = script
+        await app.register(connection, {"event": "poison"})
+        run = await send(connection, "poison")
+        await connection.execute("update slayq.job set delivery_failures = 23")  # of 25
+        for deaths in (1, 2):
+            victim = await daemons.start(**QUICK, callbacks={"allow": [app.origin]})
+            await wait_until(partial(steps_recorded, connection, deaths), what=f"{deaths} steps being there")
+            victim.program.kill()
+            await victim.program.wait()
+        await daemons.start(**QUICK, callbacks={"allow": [app.origin]})
+        letter = await letter_of(connection, run)
+        assert "lease-lost" == letter["reason"]
+        assert 2 == len(app.requests)
+
+
+async def steps_recorded(connection: asyncpg.Connection, number: int) -> bool:
+    """Whether so many steps are written down."""
+    return bool(number == await connection.fetchval("select count(*) from slayq.step"))
+
+
+def count_of(endpoint: Endpoint, job_key: str) -> int:
+    """How often a job was delivered."""
+    return sum(1 for callback in endpoint.received if callback.job_key == job_key)
 
 
 async def set_read_only(connection: asyncpg.Connection, on: bool) -> None:
