@@ -30,9 +30,17 @@ _T = TypeVar("_T")
 class BatchWriter(Generic[_T]):
     """Writes items down, batch by batch. To be derived from: `_write` and what stands beside it are the rules."""
 
-    def __init__(self, *, on_error: Callable[[DatabaseUnavailable], None]) -> None:
-        """`on_error` is called when the database is away."""
+    def __init__(
+        self, *, on_error: Callable[[DatabaseUnavailable], None], may_write: Callable[[int], bool] = lambda _: True
+    ) -> None:
+        """Does nothing yet.
+
+        Args:
+            on_error: called when the database is away.
+            may_write: asked with the id of the worker row under which something is about to be written: is it trusted?
+        """
         self._on_error = on_error
+        self._may_write = may_write
         self._waiting: deque[tuple[int, _T]] = deque()
         self._later: list[tuple[float, int, _T]] = []
         """Not before that time, by the event loop's clock: somebody has the row locked, or the item was refused."""
@@ -103,6 +111,10 @@ class BatchWriter(Generic[_T]):
             await self._work_to_do()
             if pause:
                 await asyncio.sleep(pause)
+            if self._waiting and not self._may_write(self._waiting[0][0]):
+                # The row's time is up, as after a stall of the event loop: in a moment what belongs to it is forgotten.
+                await asyncio.sleep(LOCKED_PAUSE)
+                continue
             try:
                 await self._write_batch()
                 pause = 0.0

@@ -181,6 +181,7 @@ class Journal(BatchWriter[Record]):
         on_flushed: Callable[[int, int, Flushed], None],
         close: Callable[[int, int], None],
         on_error: Callable[[DatabaseUnavailable], None],
+        may_write: Callable[[int], bool] = lambda _: True,
     ) -> None:
         """Does nothing yet.
 
@@ -192,8 +193,9 @@ class Journal(BatchWriter[Record]):
             on_flushed: called with how many runs and ops each flush was of, and what came of it.
             close: called with the job's id and the lease of a run of whose delivery nothing more will be written down.
             on_error: called when the database is away.
+            may_write: whether that worker row is trusted now.
         """
-        super().__init__(on_error=on_error)
+        super().__init__(on_error=on_error, may_write=may_write)
         self._repeats = Repeats()
         self._store = store
         self._own_words = own_words

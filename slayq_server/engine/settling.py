@@ -35,6 +35,7 @@ class Settler(BatchWriter[Settlement]):
         on_settled: Callable[[Settlement, str], None],
         on_ready: Callable[[Iterable[str]], None],
         on_error: Callable[[DatabaseUnavailable], None],
+        may_write: Callable[[int], bool] = lambda _: True,
     ) -> None:
         """Does nothing yet.
 
@@ -44,8 +45,9 @@ class Settler(BatchWriter[Settlement]):
             on_settled: called with each settlement and its verdict: settled, dropped or stale.
             on_ready: called with queues in which a serial queue's next job became ready.
             on_error: called when the database is away.
+            may_write: whether that worker row is trusted now.
         """
-        super().__init__(on_error=on_error)
+        super().__init__(on_error=on_error, may_write=may_write)
         self._store = store
         self._on_settled = on_settled
         self._on_ready = on_ready

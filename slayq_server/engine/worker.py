@@ -99,6 +99,10 @@ class Worker:
         """Whether what this daemon holds may be delivered and settled now."""
         return self.id is not None and self._clock.monotonic() < self._trust_until
 
+    def trusts(self, worker_id: int) -> bool:
+        """Whether that row is this daemon's, and what is held under it may be settled now."""
+        return self.id == worker_id and self.trusted
+
     def set_queues(self, queues: Sequence[str]) -> None:
         """Changes what the next row says is served (reload). Heartbeats ask about these from now on."""
         self._queues = list(queues)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import urllib.error
 import urllib.request
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.daemon import Daemons, Running, add, until_no_jobs
 from tests.support.endpoint import Reply
-from tests.support.ops_app import OpsApp, letter_of, send, step
+from tests.support.ops_app import OpsApp, done, letter_of, output_of, send, step
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -193,6 +194,83 @@ async def steps_recorded(connection: asyncpg.Connection, number: int) -> bool:
 def count_of(endpoint: Endpoint, job_key: str) -> int:
     """How often a job was delivered."""
     return sum(1 for callback in endpoint.received if callback.job_key == job_key)
+
+
+async def test_a_daemon_that_stalls_past_its_lease_gives_everything_up(
+    daemons: Daemons, endpoint: Endpoint, connection: asyncpg.Connection
+) -> None:
+    """Nobody took its jobs meanwhile, and yet it settles nothing under the row whose time is up: all start anew."""
+    holds = {"answered": asyncio.Event(), "held": asyncio.Event()}
+    endpoint.handler = lambda callback: Reply(200, hold=holds[callback.job_key] if callback.retry == 1 else None)
+    running = await daemons.start(**QUICK)
+    for key in holds:
+        await add(connection, endpoint.url, job_key=key)
+    await endpoint.wait_for(2)
+    await freeze(running, connection)
+    holds["answered"].set()
+    await endpoint.wait_for_finished(1)
+    await thaw_once_expired(running, connection)
+    await until_no_jobs(connection)
+    for line in ("event_loop_stalled", "worker_lost", "leases_given_up"):
+        await running.program.wait_for_output(f'"{line}"')
+    assert [1, 1, 2, 2] == sorted(callback.retry for callback in endpoint.received)
+    stall = lines_of(running.program, "event_loop_stalled")[0]
+    assert stall["duration_seconds"] >= 1.0
+    (given_up,) = lines_of(running.program, "leases_given_up")
+    assert 2 == given_up["jobs"] == await metric(running, "slayq_leases_lost_total")
+    assert [] == lines_of(running.program, "stale_write")
+    await running.program.wait_until_answers(f"{running.url}/readyz", 200)
+
+
+async def test_what_a_run_said_during_a_stall_is_not_written_down(
+    daemons: Daemons, connection: asyncpg.Connection
+) -> None:
+    """A step that came in while the daemon was frozen past its lease runs again."""
+    hold = asyncio.Event()
+
+    async def script(request: Request) -> AsyncIterator[Any]:
+        if len(app.requests) == 1:
+            yield step("before")
+            await hold.wait()
+            yield step("during")
+            said.set()
+            await asyncio.Event().wait()
+        yield done(sorted(request.steps))
+
+    said = asyncio.Event()
+    async with OpsApp() as app:
+        app.script = script
+        await app.register(connection, {"event": "e"})
+        running = await daemons.start(**QUICK, callbacks={"allow": [app.origin]}, retention={"done": "1h"})
+        run = await send(connection, "e")
+        await wait_until(partial(steps_recorded, connection, 1), what="a step being there")
+        await freeze(running, connection)
+        hold.set()
+        await said.wait()
+        await thaw_once_expired(running, connection)
+        assert ["before"] == await output_of(connection, run)
+        assert 1 == await metric(running, "slayq_leases_lost_total")
+
+
+async def freeze(running: Running, connection: asyncpg.Connection) -> None:
+    """Stops the daemon, when it has nothing on its way to Postgres."""
+    running.program.send_signal(signal.SIGSTOP)
+
+    async def quiet() -> bool:
+        return not await connection.fetchval(
+            "select exists (select from pg_stat_activity where datname = current_database()"
+            " and application_name = 'slayq-server' and state <> 'idle')"
+        )
+
+    await wait_until(quiet)
+
+
+async def thaw_once_expired(running: Running, connection: asyncpg.Connection) -> None:
+    """Lets the daemon go on when the lease has run out by the database's clock, and some seconds more."""
+    await wait_until(
+        lambda: connection.fetchval("select clock_timestamp() > max(expires_at) + interval '3 s' from slayq.worker")
+    )
+    running.program.send_signal(signal.SIGCONT)
 
 
 async def set_read_only(connection: asyncpg.Connection, on: bool) -> None:
