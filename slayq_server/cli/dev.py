@@ -47,12 +47,12 @@ def _origins(_context: click.Context, _parameter: click.Parameter, values: tuple
         help="Where an app of yours listens, such as http://127.0.0.1:8000: callbacks may go there, too (repeatable).",
     ),
     click.option("--ephemeral", is_flag=True, help="Keep no data; else it is kept in .slayq/ here."),
-    click.option("--once", is_flag=True, help="Stop when the first sample job has ended."),
+    click.option("--once", is_flag=True, help="Stop when the first job and the first order have ended."),
 )
 def dev(
     database: str, port: int | None, app_port: int | None, allow: tuple[str, ...], ephemeral: bool, once: bool
 ) -> int:
-    """Run Postgres, the daemon and a sample app on this machine, and send them a first job.
+    """Run Postgres, the daemon and a sample app on this machine; send them a first job and two orders.
 
     The sample app checks each callback's signature and prints what it sees. Ctrl-C stops all.
     """

@@ -188,7 +188,7 @@ class Stack:
             "--json",
             f"--port={self._app_port}",
             folder=self._folder,
-            env={"SLAY_Q_SECRET": self._secret},
+            env={"SLAY_Q_DATABASE_URL": self._database_url, "SLAY_Q_SECRET": self._secret},
         )
 
     async def _start_server(self, port: int, app_port: int) -> Child:

@@ -49,7 +49,8 @@ async def test_the_five_minutes(tmp_path: Path, empty_database_url: str, connect
             assert printed("A-17") == said(app, "A-17")
 
             functions = await run_program(tmp_path / "functions", "functions", "--json", env=env)
-            assert ["shop/order.placed"] == [each["event"] for each in functions.json["functions"]]
+            apps = {each["event"]: each["app"] for each in functions.json["functions"]}
+            assert ["shop/order.placed"] == [event for event, app_name in apps.items() if app_name == "shop"]
             listed = await run_program(tmp_path / "runs", "runs", "list", "--json", env=env)
             assert 0 == listed.code
 

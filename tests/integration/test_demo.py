@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.support.endpoint import Endpoint
 
-SCENES = 7
+SCENES = 9
 
 
 async def test_the_demo_sends_and_checks_all_its_scenes(tmp_path: Path) -> None:
@@ -34,6 +34,10 @@ async def test_the_demo_sends_and_checks_all_its_scenes(tmp_path: Path) -> None:
         "app     demo/flaky (fails twice), attempt 3: succeeds after 2 failures → 200",
         "server  always fails: attempt 3 of 3 failed; it is a dead letter now",
         "server  schedule demo-tick fired",
+        "app     demo/order.placed (order-1), attempt 1: fails on purpose after step 2",
+        "server  order-1: suspended; nothing of it runs until it goes on",
+        "sent demo/order.cancelled (order-2)",
+        "app     demo/order.placed (order-1), attempt 1: ends: paid, and there is the invoice of order-1",
     ):
         assert told in finished.stderr
     assert {"stdout", "stderr"} == {path.name for path in tmp_path.iterdir()}
@@ -56,11 +60,16 @@ def open_folder() -> Iterator[Path]:
 
 
 async def test_dev_runs_a_first_job_to_its_end(open_folder: Path) -> None:
-    """The first job fails twice, is tried again and succeeds; with --once that is all, and a second start works."""
+    """The first job fails twice, is tried again and succeeds; the first order is paid, and ends.
+
+    With --once that is all, and a second start works.
+    """
     for _ in range(2):
         finished = await run_program(open_folder, "dev", "--once", timeout=90)
         assert 0 == finished.code, finished
         assert "demo/flaky (first-job), attempt 3: succeeds after 2 failures → 200" in finished.stdout
+        assert "demo/order.placed (order-1), attempt 1: ends: paid" in finished.stdout
+        assert "dev     sent demo/order.cancelled (order-2)" in finished.stdout
     for name in ("env", "secret"):
         assert 0o600 == stat.S_IMODE((open_folder / ".slayq" / name).stat().st_mode)
 

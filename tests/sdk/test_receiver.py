@@ -11,7 +11,7 @@ import pytest
 
 from slayq import SlayQ, Step, SyncStep
 from slayq.errors import BadRequest
-from slayq.protocol_v2 import CONTENT_TYPE, REQUEST_BYTES, parse_request
+from slayq.protocol_v2 import CONTENT_TYPE, REQUEST_BYTES, keep_alive_of, parse_request
 from slayq.receiver import Receiver
 from slayq.signing import v2_headers
 from tests.support.segments import RUN, done, request
@@ -186,6 +186,36 @@ def test_requests_that_are_not_of_the_protocol(spoil: Callable[[dict[str, Any]],
     with pytest.raises(BadRequest) as caught:
         parse_request(json.dumps(spoilt).encode())
     assert "4111" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("patience", "expected"),
+    [(300.0, 15.0), (45.0, 15.0), (9.0, 3.0), (0.75, 0.25), (0.0, 15.0), (-7.0, 15.0)],
+)
+def test_how_long_an_answer_may_be_silent(patience: float, expected: float) -> None:
+    """A third of what the server waits for, 15 s at the most; a deadline that has passed says nothing of that."""
+    lease = {"token": "token-1", "deadline": (NOW + patience) * 1000}
+    assert expected == keep_alive_of(parse_request(encoded(lease=lease)), NOW)
+
+
+@pytest.mark.parametrize("drift", [-200, 0, 200])
+async def test_a_server_that_waits_for_a_short_time_hears_of_a_long_step(sq: SlayQ, drift: float) -> None:
+    """Empty lines come often enough for a queue with a short timeout, whatever time it is here."""
+    gate = asyncio.Event()
+    sq.receiver = Receiver(sq.functions, lambda: sq.secrets, clock=lambda: NOW + drift)
+
+    @sq.function(event="test/long")
+    async def long(step: Step) -> None:
+        await step.run("long", gate.wait)
+
+    lease = {"token": "token-1", "deadline": NOW * 1000 + 30}
+    body = json.dumps(request("test/long", lease=lease)).encode()
+    reply = await sq.receive(signed(body), body)
+    async with asyncio.timeout(10):
+        assert b"hello" in await anext(reply.lines)
+        assert b"\n" == await anext(reply.lines)
+    gate.set()
+    assert b'"done"' in await body_of(reply)
 
 
 def test_members_that_are_not_known_are_passed_over() -> None:
