@@ -182,6 +182,12 @@ def _closure(function: Any) -> dict[str, Any]:
     return found
 
 
+def settled_output(codec: Codec[Any], value: object, what: str) -> tuple[Any, Any]:
+    """An output as a JSON value, and as it will be read back. Raises InvalidOutput."""
+    output = encoded_output(codec, value, what)
+    return output, decoded_output(codec, output, what, given=type_name(value))
+
+
 def encoded_output(codec: Codec[Any], value: object, what: str) -> Any:
     """A step's or function's output as a JSON value. Raises InvalidOutput, which names it and the value's type."""
     try:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from slayq.codec import Codec, codec_of_return, decoded_output, encoded_output, type_name
+from slayq.codec import Codec, codec_of_return, decoded_output, name_of, settled_output, type_name
 from slayq.errors import InvalidOutput, InvalidStep, RepeatedStep, StepFailed, StepTimedOut, Suspended
 from slayq.events import is_utf8
 from slayq.protocol_v2 import NAME_CHARACTERS, ErrorRecord, Op, StepKind, StepRecord, StepState
@@ -143,8 +143,7 @@ class Steps:
 
     def _finished(self, ask: Ask, codec: Codec[Any], value: Any) -> Any:
         what = f"step {ask.name!r}"
-        output = encoded_output(codec, value, what)
-        read_back = decoded_output(codec, output, what, given=type_name(value))
+        output, read_back = settled_output(codec, value, what)
         self._journal.write(Op.STEP, what, {"name": ask.name, "output": output})
         return read_back
 

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from slayq.background import background
 from slayq.client import SlayQ
-from slayq.codec import encoded_output
+from slayq.codec import settled_output
 from slayq.drivers import OutgoingEvent
 from slayq.duration import seconds_of
 from slayq.events import event_from
@@ -285,7 +285,7 @@ class Engine:
         except Exception as error:
             run.wake(name, self.now, "failed", error=record_of(error).wire())
             return
-        output = value if function is None else encoded_output(function.output, value, f"the stub of {name!r}")
+        output = value if function is None else settled_output(function.output, value, f"the stub of {name!r}")[0]
         run.wake(name, self.now, output=output)
 
     def _on_suspend(self, run: Run, _op: dict[str, Any]) -> None:

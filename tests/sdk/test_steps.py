@@ -175,6 +175,21 @@ async def test_a_function_s_own_output_that_cannot_be_recorded(sq: SlayQ) -> Non
     assert "function 'function' returned a value of type object" in failed["error"]["message"]
 
 
+async def test_a_function_s_output_that_is_not_what_it_says(sq: SlayQ) -> None:
+    """It fails there, and not in whoever invokes it: a forgotten `return`, too."""
+
+    async def wrong_kind(step: Step) -> int:
+        return "seven"  # type: ignore[return-value]
+
+    async def forgotten(step: Step) -> Money:  # type: ignore[empty-body]
+        pass
+
+    for function, says in ((wrong_kind, "str that does not fit its annotation int"), (forgotten, "type NoneType")):
+        (failed,) = await ops(define(SlayQ(), function))
+        assert ("failed", False, "InvalidOutput") == (failed["op"], failed["retry"], failed["error"]["type"])
+        assert says in failed["error"]["message"]
+
+
 def failing() -> int:
     raise ValueError("no funds")
 
