@@ -111,7 +111,12 @@ class Runner:
         return main
 
     async def _call(self) -> Any:
-        return await self._function.call(self._steps)
+        try:
+            return await self._function.call(self._steps)
+        except SystemExit as exit:
+            error = exit
+        # Of a task, it would end the loop and the app with it, and again with each retry.
+        raise RuntimeError(f"the function raised {error!r}") from error
 
     async def _suspend(self, main: Task) -> None:
         """Have the function leave: by Suspended where it waits for a step itself, else by cancelling it."""

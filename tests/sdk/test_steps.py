@@ -367,6 +367,24 @@ async def test_odd_errors_are_recorded(sq: SlayQ) -> None:
     assert "\0" not in answer[1]["error"]["message"]
 
 
+@pytest.mark.parametrize("event", ["test/async", "test/plain"])
+async def test_a_function_that_exits(sq: SlayQ, event: str) -> None:
+    """It fails, and the app goes on."""
+
+    @sq.function(event="test/async")
+    async def function(step: Step) -> None:
+        raise SystemExit(3)
+
+    @sq.function(event="test/plain")
+    def plain(step: SyncStep) -> None:
+        raise SystemExit(3)
+
+    (failed,) = await ops(sq.functions[event])
+    assert ("failed", True) == (failed["op"], failed["retry"])
+    assert "the function raised SystemExit(3)" == failed["error"]["message"]
+    assert "test_steps.py" in failed["error"]["trace"]
+
+
 async def test_a_name_used_twice_is_refused(sq: SlayQ) -> None:
     """In a row or at once, for recorded steps, too; the error says where both are."""
 
