@@ -77,6 +77,7 @@ class Steps:
         """`stand_in` may give another body than the function's for a step of that name; its result is written down as
         that of the function's."""
         self._stand_in = stand_in
+        self._loop = asyncio.get_running_loop()
         self.segment = segment
         self._journal = journal
         self._standstill = standstill
@@ -266,6 +267,11 @@ class Steps:
 
     async def _admit(self, ask: Ask, kind: StepKind) -> StepRecord | None:
         """What is recorded of a step. Raises InvalidStep."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise InvalidStep(
+                f"step {ask.name!r} was asked for in another event loop than its function's, at {ask.place}: await it in"
+                f" the function itself, or make the function a plain `def` with a SyncStep"
+            )
         await self._standstill.admit()
         try:
             self._check_ask(ask)

@@ -415,6 +415,17 @@ async def test_a_step_in_a_body_is_refused(sq: SlayQ) -> None:
         assert "step 'inner' was asked for in the body of step 'outer'" in answer[0]["error"]["message"]
 
 
+async def test_a_step_in_another_event_loop_is_refused(sq: SlayQ) -> None:
+    """In a thread's own loop, which could never be woken."""
+
+    async def function(step: Step) -> None:
+        await asyncio.to_thread(lambda: asyncio.run(step.run("a", money)))
+
+    (failed,) = await ops(define(sq, function))
+    assert "InvalidStep" == failed["error"]["type"]
+    assert "step 'a' was asked for in another event loop than its function's" in failed["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("take", "says"),
     [
