@@ -96,6 +96,10 @@ class Asking:
             event, codec = Event(target), codec_of(Any)
         elif isinstance(target, Event):
             event, codec = target, codec_of(Any)
+        elif not isinstance(getattr(target, "event", None), Event):
+            raise InvalidStep(
+                f"step {ask.name!r} invokes {type_name(target)}: pass one that @sq.function has made, or its event"
+            )
         else:
             event, codec = target.event, target.output
         if event.schema is not None and not isinstance(data, event.schema):

@@ -442,6 +442,10 @@ async def test_a_step_in_another_event_loop_is_refused(sq: SlayQ) -> None:
         (lambda step: step.sleep(None, "1s"), "is NoneType"),
         (lambda step: step.wait_for_event("a", paid), "waits_on=[('shop/paid'"),
         (lambda step: step.invoke("a", paid, {}), "takes Order"),
+        (lambda step: step.invoke("a", money, {}), "invokes function: pass one that @sq.function has made"),
+        (lambda step: step.run("a", point()), "has been called already (point): pass the function, and its arguments"),
+        (lambda step: step.run("a", 7), "is int: pass the function, and its arguments after it"),
+        (lambda step: step.run(money, "a"), "the name of a step is function"),
         (lambda step: step.options(retries=-1).run("a", money), "retries"),
         (lambda step: step.options(timeout="-1s").run("a", money), "negative"),
         (lambda step: step.options(give_up_on=(1,)).run("a", money), "give_up_on"),
@@ -459,6 +463,16 @@ async def test_bad_asks(sq: SlayQ, take: Callable[[Step], Any], says: str) -> No
 
     assert ["done"] == brief(await ops(define(sq, function)))
     assert says in caught[0]
+
+
+def test_a_plain_function_s_body_that_is_called_already(sq: SlayQ) -> None:
+    """As in an async one."""
+
+    def function(step: SyncStep) -> None:
+        step.run("a", money())  # type: ignore[arg-type]
+
+    (failed,) = asyncio.run(ops(define(sq, function)))
+    assert "the body of step 'a' is tests.sdk.test_steps.Money: pass the function" in failed["error"]["message"]
 
 
 async def test_a_step_that_was_of_another_kind(sq: SlayQ) -> None:
