@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
 import slayq
 from slayq import Event, InvalidDefinition, InvalidEvent, SlayQ, Step, SyncStep
@@ -189,6 +189,8 @@ def test_refused_clients(options: dict[str, Any]) -> None:
         (lambda: Event("a")({"x": float("nan")}), "NaN"),
         (lambda: Event("a")(cast("Any", [1])), "pass a pydantic model or a dict"),
         (lambda: Event("a")({"x": object()}), "no JSON"),
+        (lambda: Event("a")({"x": SecretStr("hunter2")}), "has a pydantic secret"),
+        (lambda: Event("a")({"x": b"\xff"}), "base64"),
         (lambda: Event("a")({}, run_at=__import__("datetime").datetime(2030, 1, 1)), "time zone"),
         (lambda: Event("a")({}, priority=-1), "0 is the highest"),
         (lambda: Event("a")({}, id=""), "id of the event"),

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, Json, SecretStr, computed_field
 
 from slayq import Event, NoRetry, RetryAfter, SlayQ, Step, StepFailed, StepTimedOut, SyncStep
 from slayq.errors import InvalidStep, RepeatedStep
@@ -31,6 +31,25 @@ class Point:
     tags: set[str]
 
 
+class Squares(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    side: int
+    sides: Json[list[int]]
+
+    @computed_field
+    def area(self) -> int:
+        return self.side * self.side
+
+
+class Login(BaseModel):
+    password: SecretStr
+
+
+class OneWay(BaseModel):
+    order_id: int = Field(serialization_alias="orderId")
+
+
 class Pair(NamedTuple):
     left: int
     right: bytes
@@ -41,6 +60,7 @@ class Order(BaseModel):
 
 
 paid = Event("shop/paid", Order)
+SQUARES = Squares.model_validate({"side": 2, "sides": "[2,2]"})
 MONEY = Money(amount=Decimal("1.10"), at=datetime(2030, 1, 1, tzinfo=UTC))
 
 
@@ -50,6 +70,10 @@ def money() -> Money:
 
 async def point() -> Point | None:
     return Point(1, {"a"})
+
+
+def squares() -> Squares:
+    return SQUARES
 
 
 def pair() -> Pair:
@@ -84,6 +108,7 @@ def define(sq: SlayQ, body: Callable[[Step], Any], **options: Any) -> Any:
         (money, MONEY),
         (point, Point(1, {"a"})),
         (pair, Pair(1, b"two")),
+        (squares, SQUARES),
         (table, {1: (timedelta(seconds=1), timedelta(0))}),
         (nothing, None),
         (unsaid, {"amount": "1.10", "at": "2030-01-01T00:00:00Z"}),
@@ -130,6 +155,18 @@ def wrong() -> int:
     return "seven"  # type: ignore[return-value]
 
 
+def binary() -> dict[str, bytes]:
+    return {"a": b"\xff"}
+
+
+def login() -> list[Login]:
+    return [Login(password=SecretStr("hunter2"))]
+
+
+def one_way() -> OneWay:
+    return OneWay(order_id=1)
+
+
 def large() -> str:
     return "x" * 1_048_576
 
@@ -143,6 +180,9 @@ def large() -> str:
         (circle, "returned a value of type list"),
         (surrogate, "returned a value of type str"),
         (wrong, "returned a value of type str that does not fit its annotation int"),
+        (binary, "has bytes that are no UTF-8 text: write them in base64"),
+        (login, "has a pydantic secret"),
+        (one_way, "OneWay: order_id: Field required. It cannot read what it writes: look at its aliases"),
         (large, "1,048,576 are the limit"),
     ],
 )
@@ -494,6 +534,7 @@ async def test_a_recorded_output_that_does_not_fit_any_more(sq: SlayQ) -> None:
     (failed,) = await ops(define(sq, function), done("body", {"amount": "much"}))
     assert ("InvalidStep", True) == (failed["error"]["type"], failed["retry"])
     assert "step 'body' has a recorded outcome that does not fit its annotation Money" in failed["error"]["message"]
+    assert failed["error"]["message"].endswith("or give what is new a name of its own")
 
 
 async def test_waits(sq: SlayQ) -> None:
