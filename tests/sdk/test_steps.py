@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, Json, SecretStr, computed_field
 
-from slayq import Event, NoRetry, RetryAfter, SlayQ, Step, StepFailed, StepTimedOut, SyncStep
+from slayq import Event, InvalidEvent, NoRetry, RetryAfter, SlayQ, Step, StepFailed, StepTimedOut, SyncStep
 from slayq.errors import InvalidStep, RepeatedStep
 from tests.support.segments import RUN, brief, done, ops, pending
 
@@ -473,6 +473,7 @@ async def test_a_step_in_another_event_loop_is_refused(sq: SlayQ) -> None:
         (lambda step: step.sleep_until("a", "2030-01-01"), "pass a datetime"),
         (lambda step: step.sleep("a", "-1s"), "negative"),
         (lambda step: step.sleep("a", timedelta(seconds=-1)), "negative"),
+        (lambda step: step.sleep("a", timedelta.max), "longer than a thousand years"),
         (lambda step: step.sleep("a", "soon"), '"30s"'),
         (lambda step: step.sleep("a", 5), "not a duration"),
         (lambda step: step.sleep("", "1s"), "1 to 512"),
@@ -513,6 +514,28 @@ def test_a_plain_function_s_body_that_is_called_already(sq: SlayQ) -> None:
 
     (failed,) = asyncio.run(ops(define(sq, function)))
     assert "the body of step 'a' is tests.sdk.test_steps.Money: pass the function" in failed["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("take", "says"),
+    [
+        (lambda step: step.send_event("a", "x", {"x": "\0"}), "holds a NUL character"),
+        (lambda step: step.invoke("a", "x", {"x": ["\0"]}), "holds a NUL character"),
+        (lambda step: step.send_events("a", [{"event": "x"}] * 1001), "1,001 events, and 1,000 are the most"),
+    ],
+)
+async def test_events_that_the_server_would_not_take(sq: SlayQ, take: Callable[[Step], Any], says: str) -> None:
+    """They are refused at the step, where the function can catch it."""
+    caught: list[str] = []
+
+    async def function(step: Step) -> None:
+        try:
+            await take(step)
+        except InvalidEvent as error:
+            caught.append(str(error))
+
+    assert ["done"] == brief(await ops(define(sq, function)))
+    assert says in caught[0]
 
 
 async def test_a_step_that_was_of_another_kind(sq: SlayQ) -> None:
