@@ -311,9 +311,17 @@ class Declined(Exception):
     pass
 
 
-@pytest.mark.parametrize("error", [NoRetry("no"), Declined("no")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoRetry("no"),
+        Declined("no"),
+        ExceptionGroup("of a TaskGroup", [NoRetry("no")]),
+        ExceptionGroup("of a TaskGroup", [ValueError(), ExceptionGroup("in it", [Declined("no")])]),
+    ],
+)
 async def test_errors_that_end_a_step(sq: SlayQ, error: Exception) -> None:
-    """NoRetry, and what `give_up_on` names, are final at once."""
+    """NoRetry, and what `give_up_on` names, are final at once, out of a TaskGroup, too."""
 
     def body() -> None:
         raise error
