@@ -153,8 +153,8 @@ class Receiver:
             raise _Refused(
                 401,
                 "audience",
-                f"the request is meant for {segment.audience!r:.200}, and this app is SlayQ(url={self._url!r:.200}): let"
-                f" the app have the URL that it registers",
+                f"the request is meant for {segment.audience!r:.200}, and this app is SlayQ(url={self._url!r:.200}):"
+                f" let the app have the URL that it registers",
             )
 
 
