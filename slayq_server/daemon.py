@@ -200,8 +200,7 @@ class Daemon:
             except StatementFailed:
                 raise  # a migration that cannot be applied, say: nothing that passes
             except DatabaseUnavailable as error:
-                self._report.database_error(error)
-                _log.warning("database_unavailable", error=str(error), retry_seconds=pause)
+                self._report.database_awaited(error, pause)
             await self._connections.close()
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
@@ -299,7 +298,12 @@ class Daemon:
             worker=engine.worker.trusted,
             leasing=engine.leasing,
             draining=self._draining,
-            detail={"worker": engine.worker.id, "in_flight": engine.pools.in_flight, "unserved": self._report.unserved},
+            detail={
+                "worker": engine.worker.id,
+                "in_flight": engine.pools.in_flight,
+                "unserved": self._report.unserved,
+                "database": self._report.database_problem or "ok",
+            },
         )
 
     def _spawn(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:

@@ -115,6 +115,7 @@ class Switchboard:
             on_heartbeat=self._heartbeat,
             on_lost=self._worker_lost,
             on_renewal=self._report.renewal,
+            on_error=on_error,
         )
         self.callbacks = Callbacks(
             plan.secrets,

@@ -5,7 +5,8 @@ written as soon as it is back, for as long as the worker row it belongs to may b
 nothing, because the jobs are somebody else's.
 
 What Postgres refuses to write down holds up nothing else: its batch is split up, and it is tried again apart. What it
-cannot write down in time, too: after each failure batches are smaller, and grow again from there.
+cannot write down in time, too: after each such failure batches are smaller, and grow again from there. A Postgres that
+is read-only or has no room refuses nothing in particular: it is away, and waited for.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ class BatchWriter(Generic[_T]):
                 self._share = min(self._share * 2, 1.0)
             except DatabaseUnavailable as error:
                 self._on_error(error)
-                self._share = max(self._share / 4, 1 / 512)
+                if not error.refuses_all:
+                    self._share = max(self._share / 4, 1 / 512)
                 pause = min(max(pause * 2, 0.05), 1.0)
 
     async def _work_to_do(self) -> None:

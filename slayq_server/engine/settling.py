@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from logging import ERROR
 from typing import TYPE_CHECKING, Protocol
-
-import structlog
 
 from slayq_server.engine.batches import REFUSED_PAUSE, BatchWriter
 from slayq_server.model import Settlement
+from slayq_server.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from slayq_server.errors import DatabaseUnavailable, StatementFailed
     from slayq_server.model import Settled
-
-_log = structlog.get_logger()
 
 
 class SettlingStore(Protocol):
@@ -51,6 +49,7 @@ class Settler(BatchWriter[Settlement]):
         self._store = store
         self._on_settled = on_settled
         self._on_ready = on_ready
+        self._repeats = Repeats()
         self.keep_done = keep_done
 
     def job_ids(self) -> list[int]:
@@ -71,5 +70,12 @@ class Settler(BatchWriter[Settlement]):
         return locked
 
     def _refused(self, item: Settlement, error: StatementFailed) -> float:
-        _log.error("outcome_refused", job_id=item.job_id, kind=item.outcome.kind.value, error=str(error))
+        self._repeats.log(
+            ERROR,
+            "outcome_refused",
+            kind=error.reason,
+            job_id=item.job_id,
+            outcome=item.outcome.kind.value,
+            error=str(error),
+        )
         return REFUSED_PAUSE

@@ -28,6 +28,7 @@ class FakeStore:
         self.locked: set[int] = set()
         self.poison: set[int] = set()
         self.away = False
+        self.error = DatabaseUnavailable("away")
         self.meanwhile: Callable[[], Any] = lambda: None
         self.ready: set[str] = set()
 
@@ -37,7 +38,7 @@ class FakeStore:
         await asyncio.sleep(0.001)
         self.meanwhile()
         if self.away:
-            raise DatabaseUnavailable("away")
+            raise self.error
         if self.poison & set(ids):
             raise StatementFailed("no")
         return Settled({job_id: "locked" if job_id in self.locked else "settled" for job_id in ids}, self.ready)
@@ -221,3 +222,17 @@ async def test_heads_that_became_ready_are_passed_on() -> None:
     async with rig.runs():
         rig.put(1)
     assert ["mail"] == rig.ready
+
+
+@in_virtual_time
+async def test_a_database_that_takes_no_writes_splits_no_batch() -> None:
+    """Read-only, or without room: nothing in the batch is at fault, so it stays as it is, and comes back whole."""
+    rig = Rig()
+    rig.store.away = True
+    rig.store.error = DatabaseUnavailable("read-only", "read_only")
+    async with rig.runs():
+        rig.put(*range(100))
+        await asyncio.sleep(20)
+        rig.store.away = False
+    assert {(1, tuple(range(100)))} == {(worker, tuple(ids)) for worker, ids in rig.store.batches}
+    assert 100 == len(rig.settled)
