@@ -61,7 +61,7 @@ def _tell(report: Report, folder: Path) -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, help="of all choices; printed, so that a run can be had again")
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--daemons", type=int, default=2)

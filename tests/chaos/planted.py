@@ -1,4 +1,6 @@
-"""The daemon with a bug planted in it, to see whether the checker finds it: `CHAOS_PLANT=NAME python -m tests.chaos.planted …`.
+"""The daemon with a bug planted in it, to see whether the checker finds it.
+
+    CHAOS_PLANT=NAME python -m tests.chaos.planted serve CONFIG
 
 The product knows nothing of this: the bug is put in from outside, in this process alone, before the daemon starts.
 
@@ -27,13 +29,14 @@ if TYPE_CHECKING:
 def stale_settle() -> None:
     """Completion goes by the id alone."""
     text = statements.query("settle_completed")
-    bare = _replaced(text, "where j.id = any ($2) and j.worker_id = $1\n", "where j.id = any ($2) and $1::bigint > 0\n")
+    held = "where j.id = any ($2) and j.worker_id = $1\n"
+    bare = _replaced(text, held, "where j.id = any ($2) and $1::bigint > 0\n")
     bare = _replaced(bare, "on outcome.id = held.id and outcome.lease = held.lease", "on outcome.id = held.id")
     _put("settle_completed", bare)
 
 
 def counted_limit() -> None:
-    """How many slots are free is counted from the jobs that are leased: between counting and leasing, others do, too."""
+    """How many slots are free is counted from the jobs that are leased: between counting and leasing, others lease."""
 
     async def acquire_slots(self: Any, worker_id: int, queue: str, wanted: int, limit: int) -> int:
         async with self._pool.connection() as connection:

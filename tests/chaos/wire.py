@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that breaks as it is told: delayed, silent, cut, cut in the middle, or cut before the answer."""
+"""A TCP proxy on loopback that breaks as it is told: slow, silent, cut, cut in the middle, or before the answer."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class Wire:
         self._manner = Manner()
         self._changed = asyncio.Condition()
         self._links: set[_Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
         self.cuts = 0
@@ -72,9 +73,9 @@ class Wire:
         self._server.close()
         await self.become(Manner())
         self.cut()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                await self._server.wait_closed()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def become(self, manner: Manner) -> None:
         """Carries like this from now on, also what is open already and what was held up."""
@@ -89,24 +90,35 @@ class Wire:
         self.cuts += 1
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         link = _Link(writer)
         self._links.add(link)
         try:
-            await self._passable(link)
-            if self._manner.refuses or link.ended.is_set():
-                _reset(writer)
-                return
-            back, link.far = await asyncio.open_connection("127.0.0.1", self._target)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._there(reader, link))
-                group.create_task(self._back(back, link))
-        except OSError:
+            await self._carry(reader, link)
+        except (OSError, RuntimeError, ExceptionGroup):  # an end is gone
             link.reset()
+        except (
+            asyncio.CancelledError
+        ):  # only __aexit__ cancels, and asyncio's server does not expect its handlers to be
+            pass
         finally:
             self._links.discard(link)
+            self._tasks.discard(task)
             link.near.close()
             if link.far is not None:
                 link.far.close()
+
+    async def _carry(self, reader: asyncio.StreamReader, link: _Link) -> None:
+        await self._passable(link)
+        if self._manner.refuses or link.ended.is_set():
+            _reset(link.near)
+            return
+        back, link.far = await asyncio.open_connection("127.0.0.1", self._target)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._there(reader, link))
+            group.create_task(self._back(back, link))
 
     async def _passable(self, link: _Link) -> None:
         async with self._changed:
@@ -114,7 +126,7 @@ class Wire:
 
     async def _there(self, reader: asyncio.StreamReader, link: _Link) -> None:
         assert link.far is not None
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):
             while data := await reader.read(PIECE):
                 manner = self._manner
                 await asyncio.sleep(max(manner.delay, manner.hold))
@@ -129,7 +141,7 @@ class Wire:
         link.reset()
 
     async def _back(self, reader: asyncio.StreamReader, link: _Link) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):
             while data := await reader.read(PIECE):
                 manner = self._manner
                 if manner.delay:

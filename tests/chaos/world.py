@@ -1,4 +1,4 @@
-"""What a run takes place in: a Postgres of its own, daemons, two apps, and a wire that can break between each of them."""
+"""What a run takes place in: a Postgres of its own, daemons, two apps, and between them wires that can break."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SECRET = "a secret that only the chaos knows"
 PLANTED = (sys.executable, "-m", "tests.chaos.planted")
 MAIL, TIGHT, LANES, RUNS = 10, 3, 5, 15
-"""How many deliveries each queue may have in flight: that of `tight` in the whole cluster, the others in each daemon."""
+"""How many deliveries each queue may have in flight: `tight` in the whole cluster, the others in each daemon."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What happened in a run, put together from its logs: each job and run with its sends and deliveries, and the faults."""
+"""What happened in a run, put together from its logs: each job with its sends and deliveries, and the faults."""
 
 from __future__ import annotations
 

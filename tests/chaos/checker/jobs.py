@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tests.chaos.checker.history import Delivery, History, Job, Violation
@@ -70,12 +71,17 @@ def _from_nowhere(history: History, dead: set[str]) -> Iterator[Violation]:
             yield Violation("I2", "it was delivered and never sent", delivery.id)
         elif job.state == "fail":
             yield Violation("I2", "it was delivered although its sender was told that it was not taken", delivery.id)
-        elif job.cancelled_at is not None and delivery.start > job.cancelled_at + GONE_LAG and len(job.invoked) == 1:
-            if not history.touched(job.cancelled_at - SETTLES_WITHIN, delivery.start):
-                yield Violation("I2", "it was delivered after it was cancelled", delivery.id)
+        elif _came_back(job, delivery, history):
+            yield Violation("I2", "it was delivered after it was cancelled", delivery.id)
     for name in dead:
         if name not in history.jobs:
             yield Violation("I2", "a dead letter of a job that was never sent", name)
+
+
+def _came_back(job: Job, delivery: Delivery, history: History) -> bool:
+    if job.cancelled_at is None or delivery.start <= job.cancelled_at + GONE_LAG or len(job.invoked) > 1:
+        return False
+    return not history.touched(job.cancelled_at - SETTLES_WITHIN, delivery.start)
 
 
 def _duplicates(job: Job, history: History) -> Iterator[Violation]:
@@ -93,7 +99,7 @@ def _duplicates(job: Job, history: History) -> Iterator[Violation]:
 
 
 def _one_holder(job: Job, history: History) -> Iterator[Violation]:
-    for before, after in zip(job.deliveries, job.deliveries[1:], strict=False):
+    for before, after in pairwise(job.deliveries):
         if any(before.start < invoked for invoked in job.invoked[1:]):
             continue
         lag = 0.0 if isinstance(before.answer, int) else GONE_LAG

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tests.chaos.checker.history import Delivery, History, Job, Violation
@@ -67,7 +68,7 @@ def _certain_end(delivery: Delivery, history: History) -> float:
 def _order(lane: int, jobs: list[Job], history: History) -> Iterator[Violation]:
     """Strict: a job begins when those that were sent before it have ended."""
     sent = sorted((job for job in jobs if job.state == "ok" and job.deliveries), key=lambda job: job.invoked[0])
-    for before, after in zip(sent, sent[1:], strict=False):
+    for before, after in pairwise(sent):
         if before.ok_at is None or before.ok_at > after.invoked[0]:
             continue
         if before.facts.get("priority", 0) != after.facts.get("priority", 0):

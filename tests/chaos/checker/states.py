@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MINUTE = 60
-ALLOWED = {
+ALLOWED: dict[str | None, set[str | None]] = {
     None: {"scheduled", "ready", "blocked"},
     "scheduled": {"ready", "blocked", None},
     "ready": {"leased", "blocked", "scheduled", None},

@@ -1,4 +1,4 @@
-"""I14, and I1 for runs: what is recorded never runs again, outcomes are one, events of steps are sent once, runs end."""
+"""I14, and I1 for runs: recorded steps never run again, outcomes are one, events are sent once, runs end."""
 
 from __future__ import annotations
 
