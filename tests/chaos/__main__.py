@@ -40,7 +40,7 @@ def main() -> int:
         runs_share=given.runs,
         each_once=given.each_once,
         gap=(given.gap, 3 * given.gap),
-        plain=given.plain,
+        plan=None if given.plan is None else [each for each in given.plan.split(",") if each],
         queues=tuple(given.queues.split(",")),
         setting=Setting(given.daemons, given.lease, given.pgbouncer, given.plant, given.timeout),
     )
@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
         "--gap", type=float, default=1.0, help="seconds of calm between two faults, up to three times that"
     )
     parser.add_argument("--timeout", type=float, default=4.0, help="seconds that a delivery may take")
-    parser.add_argument("--plain", action="store_true", help="the endpoint answers 200 to everything")
+    parser.add_argument("--plan", help="of every job: see tests/chaos/plans.py; '': the endpoint answers 200 to all")
     parser.add_argument("--queues", default="mail,tight,lanes", help="that jobs are sent to")
     parser.add_argument("--each-once", action="store_true", help="each fault once, however long that takes")
     parser.add_argument("--plant", help="a bug to plant: see tests/chaos/planted.py")

@@ -3,6 +3,8 @@ create schema chaos;
 create table chaos.audit (
     id bigint generated always as identity primary key,
     at timestamptz not null default clock_timestamp(),
+    -- Of one transaction's changes, a nested statement's are written down before those of the one around it.
+    transaction xid8 not null default pg_current_xact_id(),
     job bigint not null,
     run uuid,
     event text not null,

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 DEADLY = ("666", "404")
 GOOD = ("ok", "slow", "drip")
 """What the server must take for a success."""
-REGRET = ["ok", "regret:0.3"]
-"""A delivery after a success fails: were the success written down late, under a lease that is over, the job would end
-without the further delivery that it needs."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,22 @@ def must_die(plan: Sequence[str], max_attempts: int) -> bool:
     return True
 
 
+def regretful(first: str, seconds: float) -> list[str]:
+    """A success, and a delivery after it that fails slowly.
+
+    Were the success written down late, under a lease that is over, the job would end without the further delivery that
+    it then needs.
+    """
+    return [first, f"regret:{seconds:.2f}"]
+
+
 def chosen(random: random.Random) -> tuple[list[str], int]:
     """A plan, and how many attempts the job has."""
     draw = random.random()
     if draw < 0.62:
-        return REGRET, 25
+        return regretful("ok", random.uniform(0.2, 3.0)), 25
     if draw < 0.80:
-        return [f"slow:{random.uniform(0.2, 2.5):.2f}", "regret:0.3"], 25
+        return regretful(f"slow:{random.uniform(0.2, 2.5):.2f}", random.uniform(0.2, 3.0)), 25
     if draw < 0.86:
         return ["500", "ok", "regret:0.2"], 25
     if draw < 0.89:

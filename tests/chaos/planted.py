@@ -36,7 +36,7 @@ def stale_settle() -> None:
 
 
 def counted_limit() -> None:
-    """How many slots are free is counted from the jobs that are leased: between counting and leasing, others lease."""
+    """How many slots are free is counted from the jobs that are leased: meanwhile, others lease, too."""
 
     async def acquire_slots(self: Any, worker_id: int, queue: str, wanted: int, limit: int) -> int:
         async with self._pool.connection() as connection:
@@ -47,7 +47,8 @@ def counted_limit() -> None:
                 queue,
                 limit,
             )
-            return held
+        await asyncio.sleep(0.3)
+        return held
 
     async def release_slots(self: Any, worker_id: int, queue: str, number: int) -> None:
         pass

@@ -16,7 +16,7 @@ from slayq.drivers.rpc import RpcDriver
 from slayq.errors import SlayQError
 from slayq.protocol import SIGNATURE_HEADER
 from slayq.signing import sign_v1
-from tests.chaos.plans import REGRET, chosen
+from tests.chaos.plans import chosen
 from tests.chaos.records import fingerprint
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Producer:
         endpoint_url: str,
         secret: str,
         runs_share: float,
-        plain: bool = False,
+        plan: list[str] | None = None,
         queues: Sequence[str] = ("mail", "tight", "lanes"),
     ) -> None:
         """Connects to nothing yet.
@@ -60,7 +60,7 @@ class Producer:
             endpoint_url: where callbacks go.
             secret: signs what goes over HTTP.
             runs_share: which part of all that is sent are runs of durable functions.
-            plain: nothing is planned to fail.
+            plan: of every job, in place of one chosen for each.
             queues: to send jobs to.
         """
         self._log = log
@@ -70,7 +70,7 @@ class Producer:
         self._endpoint_url = endpoint_url
         self._secret = secret
         self._runs_share = runs_share
-        self._plain = plain
+        self._plan = plan
         self._queues = list(queues)
         self._number = 0
         self._lane_locks = [asyncio.Lock() for _ in range(LANES)]
@@ -135,13 +135,13 @@ class Producer:
     async def _send_job(self, name: str) -> None:
         random = self._random
         queue = random.choices(self._queues, [6, 2, 2][: len(self._queues)])[0]
-        plan, attempts = ([], 25) if self._plain else chosen(random)
+        plan, attempts = chosen(random) if self._plan is None else (self._plan, 25)
         lane = None
         if queue == "lanes":
             lane = random.randrange(LANES)
-            if plan != REGRET:
-                plan = [p for p in plan if p.partition(":")[0] in ("slow", "500", "regret")][:1]
-                attempts = 25
+            if plan[:1] and plan[0].partition(":")[0] not in ("ok", "slow", "429"):
+                plan = ["500"]
+            attempts = 25
         data = {"id": name, "plan": plan, "note": random.choice(("", "é", "💡", "a" * 500, {"n": 1.5}))}
         job: dict[str, Any] = {"identifier": queue, "max_attempts": attempts}
         fate = random.random()

@@ -42,8 +42,8 @@ class Order:
     runs_share: float = 0.1
     each_once: bool = False
     gap: tuple[float, float] = (1.0, 4.0)
-    plain: bool = False
-    """Nothing is planned to fail."""
+    plan: list[str] | None = None
+    """Of every job, in place of one chosen for each; the empty one has all answered with 200."""
     queues: tuple[str, ...] = ("mail", "tight", "lanes")
     setting: Setting = field(default_factory=Setting)
 
@@ -95,7 +95,7 @@ async def _live(order: Order, world: World, faults: Sequence[Any], folder: Path)
         endpoint_url=world.endpoint_url,
         secret=SECRET,
         runs_share=order.runs_share,
-        plain=order.plain,
+        plan=order.plan,
         queues=order.queues,
     )
     nemesis = Nemesis(world)
@@ -254,8 +254,8 @@ def shown(report: Report) -> str:
 
 
 _AUDIT = """
-select extract(epoch from at)::float8 as at, job, run::text, event, extract(epoch from tick)::float8 as tick,
-    was, became, lease_was, lease, worker_was, worker, attempts, max_attempts
+select extract(epoch from at)::float8 as at, transaction::text, job, run::text, event,
+    extract(epoch from tick)::float8 as tick, was, became, lease_was, lease, worker_was, worker, attempts, max_attempts
 from chaos.audit order by id
 """
 _IDLE_IN_TRANSACTION = """

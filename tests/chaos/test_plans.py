@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.chaos.plans import REGRET, Deed, chosen, deed, must_die
+from tests.chaos.plans import Deed, chosen, deed, must_die, regretful
 
 
 def test_deeds() -> None:
@@ -21,7 +21,7 @@ def test_deeds() -> None:
     ("plan", "attempts", "dies"),
     [
         ([], 1, False),
-        (REGRET, 25, False),
+        (regretful("ok", 1), 25, False),
         (["666"], 25, True),
         (["500", "404"], 25, True),
         (["500"] * 3, 3, True),

@@ -97,7 +97,8 @@ class World:
         target = self.cluster.port
         if self.setting.pgbouncer:
             pooler = self.stack.enter_context(
-                PgBouncer(self.cluster, "transaction", default_pool_size=8, server_round_robin=1)
+                # It waits for 15 s by default before it looks after a server again that was away.
+                PgBouncer(self.cluster, "transaction", default_pool_size=8, server_round_robin=1, server_login_retry=1)
             )
             target = urlsplit(pooler.url(self.database_url)).port or 0
         self.producer_wire = await self.stack.enter_async_context(Wire(target))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tests.chaos.checker.history import History, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.chaos.records import Record
 
 MINUTE = 60
 ALLOWED: dict[str | None, set[str | None]] = {
@@ -36,24 +38,50 @@ def check(history: History) -> Iterator[Violation]:
 
 
 def _states(history: History) -> Iterator[Violation]:
-    state: dict[int, tuple[Any, Any]] = {}
+    by_job: dict[int, list[Record]] = defaultdict(list)
     for change in history.audit:
-        job, was, became = change["job"], change["was"], change["became"]
+        by_job[change["job"]].append(change)
+    for job, changes in by_job.items():
+        yield from _states_of(job, in_order(changes))
+
+
+def in_order(changes: list[Record]) -> list[Record]:
+    """A job's changes as they came about: what one transaction did may have been written down in another order."""
+    ordered: list[Record] = []
+    waiting = list(changes)
+    state: str | None = None
+    while waiting:
+        first = waiting[0]
+        following = next(
+            (
+                number
+                for number, change in enumerate(waiting[:4])
+                if change["was"] == state and change.get("transaction") == first.get("transaction")
+            ),
+            0,
+        )
+        ordered.append(waiting.pop(following))
+        state = ordered[-1]["became"]
+    return ordered
+
+
+def _states_of(job: int, changes: list[Record]) -> Iterator[Violation]:
+    state: str | None = None
+    for change in changes:
+        was, became = change["was"], change["became"]
+        if was != state:
+            yield Violation("I10", f"job {job} was {state} and then {was}, and nobody has changed it", str(job))
         if became not in ALLOWED[was] and not (was == became and change["lease"] == change["lease_was"]):
             yield Violation("I10", f"job {job} went from {was} to {became}", str(job))
         if was == "leased" and became == "leased":
             yield Violation("I10", f"job {job} went from worker {change['worker_was']} straight to {change['worker']}")
         if became == "leased" and change["lease"] != change["lease_was"] + 1:
             yield Violation("I4", f"job {job} was leased with number {change['lease']} after {change['lease_was']}")
-        if became is not None and became != "leased" and was is not None and change["lease"] < change["lease_was"]:
+        if became not in (None, "leased") and was is not None and change["lease"] < change["lease_was"]:
             yield Violation("I4", f"the lease number of job {job} sank")
         if change["attempts"] > change["max_attempts"]:
             yield Violation("I8", f"job {job} is at attempt {change['attempts']} of {change['max_attempts']}")
-        if was is not None and job in state and state[job][0] != was:
-            yield Violation("I10", f"job {job} was {state[job][0]} and then {was}, and nobody has changed it")
-        if was is None and job in state and state[job][0] is not None:
-            yield Violation("I10", f"job {job} was added twice")
-        state[job] = (became, change.get("lease"))
+        state = became
 
 
 def _ticks(history: History) -> Iterator[Violation]:
