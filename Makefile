@@ -11,7 +11,7 @@ MAKEFLAGS += --no-builtin-rules
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := slayq slayq_server tests tools bench examples
+SOURCES := slayq slayq_server tests tools bench examples docs
 ARGS ?=
 PIP_QUIET := -qq --disable-pip-version-check --no-input
 
@@ -31,6 +31,10 @@ dev: $(READY) ## Run Postgres, the server and a sample app; stop with Ctrl-C
 .PHONY: demo
 demo: $(READY) ## Send sample jobs through it all, and check that each ends as it should
 	$(BIN)/slayq-server demo $(ARGS)
+
+.PHONY: tour
+tour: $(READY) ## Walk through every feature of durable functions, under each driver and framework, checking each promise
+	$(BIN)/python -m tools.tour $(ARGS)
 
 # A worker for each core, each with a Postgres of its own.
 .PHONY: test
@@ -67,6 +71,10 @@ check: $(READY) ## Check format, style, types, and who imports whom
 format: $(READY) ## Format the code, and mend what the linter can mend
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
+
+.PHONY: docs
+docs: $(READY) ## Build the documentation as HTML, in build/docs; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --fresh-env docs build/docs $(ARGS)
 
 .PHONY: bench
 bench: $(READY) ## Measure deliveries per second, CPU per job and latency on this machine

@@ -124,7 +124,9 @@ create table slayq.dead_letter (
     died_at timestamptz not null default now(),
     run_id uuid,
     born pg_snapshot,
-    traceparent text
+    traceparent text,
+    -- Put back, it goes on from there: a lease of before never fits again, nor is a delivery's id given twice.
+    lease bigint not null default 0
 );
 create index dead_letter_died_at on slayq.dead_letter (died_at, id);
 create index dead_letter_queue on slayq.dead_letter (queue, id);

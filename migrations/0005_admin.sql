@@ -102,10 +102,10 @@ begin
         delete from slayq.dead_letter where dead_letter.job_key = 'cron' and dead_letter.event = 'cron';
     end if;
     insert into slayq.dead_letter (id, queue, reason, priority, attempts, max_attempts, job_key, serial_queue, event,
-        match_terms, flags, payload, patches, last_error, run_at, created_at, run_id, born, traceparent)
+        match_terms, flags, payload, patches, last_error, run_at, created_at, run_id, born, traceparent, lease)
     values (ended.id, ended.queue, why, ended.priority, ended.attempts, ended.max_attempts, ended.job_key,
         ended.serial_queue, ended.event, ended.match_terms, ended.flags, ended.payload, ended.patches, ended.last_error,
-        ended.run_at, ended.created_at, ended.run_id, ended.born, ended.traceparent);
+        ended.run_at, ended.created_at, ended.run_id, ended.born, ended.traceparent, ended.lease);
 end
 $$;
 
@@ -120,11 +120,12 @@ begin
         select * from slayq.dead_letter d where d.id = any (letter_ids) order by d.id for update
     loop
         insert into slayq.job (id, queue, state, priority, run_at, max_attempts, job_key, serial_queue, event,
-            match_terms, flags, payload, patches, created_at, run_id, born, traceparent)
+            match_terms, flags, payload, patches, created_at, run_id, born, traceparent, lease)
         overriding system value
         values (letter.id, letter.queue, slayq._entry_state_1(letter.serial_queue, now()), letter.priority, now(),
             letter.max_attempts, letter.job_key, letter.serial_queue, letter.event, letter.match_terms, letter.flags,
-            letter.payload, letter.patches, letter.created_at, letter.run_id, letter.born, letter.traceparent)
+            letter.payload, letter.patches, letter.created_at, letter.run_id, letter.born, letter.traceparent,
+            letter.lease)
         on conflict (job_key) where job_key is not null do nothing;
         if found then
             delete from slayq.dead_letter d where d.id = letter.id;

@@ -57,6 +57,7 @@ create unique index job_run on slayq.job (run_id) where run_id is not null;
 create index dead_letter_run on slayq.dead_letter (run_id) where run_id is not null;
 create index done_job_run on slayq.done_job (run_id) where run_id is not null;
 create index job_run_age on slayq.job (event, created_at) where run_id is not null;
+create index dead_letter_run_age on slayq.dead_letter (event, created_at) where run_id is not null;
 
 create table slayq.step (
     job_id bigint not null,
@@ -102,9 +103,10 @@ create table slayq.event (
     matched boolean not null default false,
     created_at timestamptz not null default clock_timestamp()
 ) with (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
-create index event_term on slayq.event (term, id) where kind = 'event';
+create index event_term on slayq.event (term, id);
 create index event_unmatched on slayq.event (id) where not matched;
-create index event_created_at on slayq.event (created_at);
+-- What is too old, name by name: of each, all that is older than some time goes.
+create index event_age on slayq.event (event, created_at) where matched;
 
 -- Ids that senders gave: sending twice creates one run.
 create table slayq.sent (

@@ -2,15 +2,23 @@
 -- compatible with: 7
 
 -- What a segment starts from, as JSON: all that the job's row does not say itself. Outputs go in as they are stored.
+-- Volatile, to see what was committed up to when the lease got the row: a whole segment of the run may have gone by, with
+-- another daemon, since the lease's snapshot.
+--
+-- What has grown larger than any app reads (REQUEST_BYTES in slayq/protocol_v2.py) is left out, and only its size told:
+-- no run may keep a lease from coming to its end, or a daemon from having the memory for it.
 create function slayq._run_1(job slayq.job) returns json
-language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
     url text;
     seen bigint;
+    bytes bigint;
     steps text;
 begin
     select to_json(f.url) into url from slayq.function f where f.event = job.event;
-    select max(s.number), string_agg(concat(
+    select max(s.number), sum(coalesce(octet_length(s.output::text), 0) + coalesce(octet_length(s.error::text), 0))
+    into seen, bytes from slayq.step s where s.job_id = job.id;
+    select string_agg(concat(
         '{"name":', to_json(s.name), ',"kind":"', s.kind, '","state":"', s.state, '"',
         case when s.state = 'done' then ',"output":' || coalesce(s.output::text, 'null') end,
         case when s.error is not null then ',"error":' || s.error::text end,
@@ -18,13 +26,13 @@ begin
         case when s.kind = 'run' and s.state = 'pending' then ',"retry_in_ms":'
             || greatest(0, ceil(extract(epoch from coalesce(s.due_at, now()) - clock_timestamp()) * 1000)) end,
         '}'
-    ), ',' order by s.number nulls last, s.created_at, s.name) into seen, steps
-    from slayq.step s where s.job_id = job.id;
+    ), ',' order by s.number nulls last, s.created_at, s.name) into steps
+    from slayq.step s where s.job_id = job.id and bytes <= 64 * 1048576;
     return format(
-        '{"id":"%s","url":%s,"created_at":"%s","delivery_failures":%s,"traceparent":%s,"seen":%s,"steps":[%s]}',
+        '{"id":"%s","url":%s,"created_at":"%s","delivery_failures":%s,"traceparent":%s,"seen":%s,"bytes":%s,"steps":[%s]}',
         job.run_id, coalesce(url, 'null'),
         to_char(job.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), job.delivery_failures,
-        coalesce(to_json(job.traceparent)::text, 'null'), coalesce(seen, 0), coalesce(steps, '')
+        coalesce(to_json(job.traceparent)::text, 'null'), coalesce(seen, 0), coalesce(bytes, 0), coalesce(steps, '')
     );
 end
 $$;
@@ -122,8 +130,10 @@ $$;
 -- all. See queries/flush_runs.sql for the arguments and the verdicts.
 --
 -- Lock order: the match lock (only if there are waits), the runs' rows in id order (skip locked), then what sends lock.
--- Those wait for others, for a quarter of a second at most; then the run they belong to is left as it was, as one whose
--- own row is locked. Invariants B, E, G, H, I.
+-- Those wait for others, for a quarter of a second at most in all; then the run they belong to is left as it was, as one
+-- whose own row is locked. Invariants B, E, G, H, I.
+--
+-- The ops are gone through as rows: in a statement, finding the n-th of an array of texts takes n steps.
 create function slayq._flush_1(
     worker bigint, ids bigint[], leases bigint[], seen bigint[], ends text[], outputs json[], errors text[],
     delays double precision[], reasons text[], op_runs integer[], op_kinds text[], op_names text[], op_values json[],
@@ -139,11 +149,12 @@ declare
     notes text[] := array_fill(null::text, array[cardinality(ids)]);
     -- Of each run, the first op that is not written; null: all are.
     stops integer[] := array_fill(null::integer, array[cardinality(ids)]);
-    complex boolean[] := array_fill(false, array[cardinality(ids)]);
+    -- Of each run, the first and the last op that is carried out by itself; null: there is none.
+    firsts integer[];
+    lasts integer[];
     held slayq.job;
     place integer;
     op integer;
-    writable integer[];
     closing integer[];
     ended record;
 begin
@@ -155,11 +166,13 @@ begin
             return;
         end;
     end if;
-    foreach op in array array(
-        select o from generate_subscripts(op_runs, 1) as o where op_kinds[o] in ('send', 'wait', 'invoke')
-    ) loop
-        complex[op_runs[op]] := true;
-    end loop;
+    select array_agg(o.first order by p), array_agg(o.last order by p) into firsts, lasts
+    from generate_subscripts(ids, 1) as p
+    left join (
+        select o.run, min(o.place) as first, max(o.place) as last
+        from unnest(op_runs, op_kinds) with ordinality as o (run, kind, place)
+        where o.kind in ('send', 'wait', 'invoke') group by o.run
+    ) as o on o.run = p;
 
     for held in
         select j.* from slayq.job j where j.id = any (ids) and j.worker_id = worker order by j.id for update skip locked
@@ -171,12 +184,10 @@ begin
             continue;
         end if;
         verdicts[place] := case when ends[place] is null then 'ok' else 'settled' end;
-        continue when not complex[place];
+        continue when firsts[place] is null;
         begin
-            foreach op in array array(
-                select o from generate_subscripts(op_runs, 1) as o
-                where op_runs[o] = place and op_kinds[o] in ('send', 'wait', 'invoke') order by o
-            ) loop
+            for op in firsts[place]..lasts[place] loop
+                continue when op_kinds[op] not in ('send', 'wait', 'invoke') or op_runs[op] <> place;
                 begin
                     perform slayq._carry_out_1(held, op_kinds[op], op_names[op], op_values[op], op_events[op], op_keys[op],
                         op_match_values[op], op_seconds[op], batch + op);
@@ -196,6 +207,7 @@ begin
             verdicts[place] := 'locked';
             notes[place] := null;
             stops[place] := 0;
+            perform set_config('lock_timeout', '1ms', true); -- that was all the time there is for waiting
         end;
     end loop;
     for place in select p from generate_subscripts(ids, 1) as p where verdicts[p] = 'stale' loop
@@ -206,25 +218,25 @@ begin
         end if;
     end loop;
 
-    writable := array(
-        select o from generate_subscripts(op_runs, 1) as o
-        where op_kinds[o] in ('step', 'step_failed', 'sleep')
-            and verdicts[op_runs[o]] in ('ok', 'settled', 'refused') and coalesce(o < stops[op_runs[o]], true)
-        order by o
-    );
-    if cardinality(writable) > 0 then
+    if op_kinds && array['step', 'step_failed', 'sleep'] then
+        -- Of several attempts at a step the last one counts.
         insert into slayq.step as old (job_id, name, kind, state, number, output, error, attempts, due_at)
-        select ids[op_runs[o]], op_names[o], case op_kinds[o] when 'sleep' then 'sleep' else 'run' end,
-            case when op_kinds[o] = 'step' then 'done' when op_final[o] then 'failed' else 'pending' end,
-            case when op_kinds[o] = 'step' or op_final[o] then batch + o end,
-            case when op_kinds[o] = 'step' then op_values[o] end,
-            case when op_kinds[o] = 'step_failed' then op_values[o] end,
-            coalesce(op_attempts[o], 0),
+        select distinct on (o.run, o.name) run.id, o.name, case o.kind when 'sleep' then 'sleep' else 'run' end,
+            case when o.kind = 'step' then 'done' when o.final then 'failed' else 'pending' end,
+            case when o.kind = 'step' or o.final then batch + o.place end,
+            case when o.kind = 'step' then o.value end,
+            case when o.kind = 'step_failed' then o.value end,
+            coalesce(o.attempts, 0),
             case
-                when op_kinds[o] = 'sleep' then coalesce(op_untils[o], slayq._after_1(op_seconds[o]))
-                when op_kinds[o] = 'step_failed' and not op_final[o] then slayq._after_1(coalesce(op_seconds[o], 0))
+                when o.kind = 'sleep' then coalesce(o.until, slayq._after_1(o.seconds))
+                when o.kind = 'step_failed' and not o.final then slayq._after_1(coalesce(o.seconds, 0))
             end
-        from unnest(writable) as o
+        from unnest(op_runs, op_kinds, op_names, op_values, op_seconds, op_untils, op_attempts, op_final)
+            with ordinality as o (run, kind, name, value, seconds, until, attempts, final, place)
+        join unnest(ids, verdicts, stops) with ordinality as run (id, verdict, stop, place) on run.place = o.run
+        where o.kind in ('step', 'step_failed', 'sleep')
+            and run.verdict in ('ok', 'settled', 'refused') and coalesce(o.place < run.stop, true)
+        order by o.run, o.name, o.place desc
         on conflict (job_id, name) do update set
             state = excluded.state, number = excluded.number, output = excluded.output, error = excluded.error,
             attempts = greatest(old.attempts, excluded.attempts), due_at = excluded.due_at
@@ -358,7 +370,7 @@ end
 $$;
 
 -- Ends what pending steps of these runs waited for up to now: sleeps are over, waits and invocations have timed out. An
--- event that came in time counts, even if it has not been matched yet. Called with the runs' rows locked.
+-- event or a callee's end that came in time counts, even if it has not been matched yet. Called with the runs' rows locked.
 create function slayq._expire_steps_1(ids bigint[], out events bigint, out invocations bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
@@ -379,81 +391,103 @@ begin
         if expired.kind = 'wait' then
             select * into run from slayq.job j where j.id = expired.job_id;
             taken := slayq._look_back_1(run, expired.term, expired.event, expired.match_key, expired.match_value);
-            if taken.created_at > expired.due_at then
-                taken := null;
-            end if;
+        elsif expired.kind = 'invoke' then
+            select * into taken from slayq.event e
+            where e.term = expired.term and e.kind = 'invocation' and e.match_value = expired.match_value limit 1;
+        end if;
+        if taken.created_at > expired.due_at then
+            taken := null;
         end if;
         place := place + 1;
         update slayq.step s
-        set state = case when expired.kind = 'sleep' or taken.id is not null then 'done' else 'timed_out' end,
-            number = batch + place, output = taken.value, event_id = taken.id
+        set state = case when expired.kind = 'sleep' then 'done' else coalesce(taken.state, 'timed_out') end,
+            number = batch + place,
+            output = case when taken.state = 'done' then taken.value end,
+            error = case when taken.state = 'failed' then taken.value end,
+            event_id = case when expired.kind = 'wait' then taken.id end
         where s.job_id = expired.job_id and s.name = expired.name;
         events := events + (expired.kind = 'wait' and taken.id is null)::integer;
-        invocations := invocations + (expired.kind = 'invoke')::integer;
+        invocations := invocations + (expired.kind = 'invoke' and taken.id is null)::integer;
     end loop;
 end
 $$;
 
--- Hands events and the ends of callees to the runs that wait for them. A run whose row somebody else has locked is left,
--- and the event stays for the next time; `more` says that there is something to do at once, `left_over` a little later.
-create function slayq._match_1(most integer, out matched bigint, out ready text[], out more boolean, out left_over boolean)
+-- The steps that wait for what has happened. An event that was there when a run began is not for it.
+create function slayq._waiting_1(happened slayq.event) returns setof slayq.step
+language sql stable as $$
+    select s.* from slayq.step s left join slayq.job j on j.id = s.job_id
+    where s.state = 'pending' and s.term = (happened).term and s.event = (happened).event
+        and s.match_key = (happened).match_key and s.match_value = (happened).match_value
+        and s.kind = case (happened).kind when 'event' then 'wait' else 'invoke' end
+        and ((happened).kind = 'invocation' or j.id is null or (happened).created_at >= j.created_at
+            or not pg_catalog.pg_visible_in_snapshot((happened).xid, j.born))
+$$;
+
+-- Ends a pending step with what has happened; false if it has its outcome already.
+create function slayq._hand_over_1(happened slayq.event, job bigint, step text) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+begin
+    update slayq.step s
+    set state = happened.state, number = nextval('slayq.step_batch') << 20,
+        output = case happened.state when 'done' then happened.value end,
+        error = case happened.state when 'failed' then happened.value end,
+        event_id = case happened.kind when 'event' then happened.id end
+    where s.job_id = job and s.name = step and s.state = 'pending';
+    return found;
+end
+$$;
+
+-- Hands events and the ends of callees to the runs that wait for them: `most` events, or ten times as many outcomes, of
+-- those after the event `after`. A run whose row somebody else has locked is left, and the event stays for the next
+-- round. `more` says that the round is to go on, after the event `last`; `left_over`, that another is needed a little
+-- later.
+create function slayq._match_1(
+    most integer, after bigint, out matched bigint, out ready text[], out more boolean, out left_over boolean,
+    out last bigint
+) language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 #variable_conflict use_column
 declare
+    most_outcomes constant bigint := most * 10;
     happened slayq.event;
     waiting record;
-    run slayq.job;
-    complete boolean;
     over bigint[] := '{}';
     woken text;
 begin
     matched := 0;
     ready := '{}';
-    more := false;
     left_over := false;
+    last := after;
     perform slayq._lock_matching_1(true);
     for happened in
-        select e.* from slayq.event e where not e.matched order by e.id limit most
+        select e.* from slayq.event e where not e.matched and e.id > after order by e.id limit most
     loop
-        complete := true;
         for waiting in
-            select s.job_id, s.name from slayq.step s
-            where s.state = 'pending' and s.term = happened.term and s.event = happened.event
-                and s.match_key = happened.match_key and s.match_value = happened.match_value
-                and s.kind = case happened.kind when 'event' then 'wait' else 'invoke' end
-            order by s.job_id, s.name
+            select s.job_id, s.name from slayq._waiting_1(happened) as s join slayq.job j on j.id = s.job_id
+            limit most_outcomes - matched
+            for update of j skip locked
         loop
-            select * into run from slayq.job j where j.id = waiting.job_id for update skip locked;
-            if not found and exists (select from slayq.job j where j.id = waiting.job_id) then
-                complete := false;
-                continue;
-            end if;
-            continue when happened.kind = 'event' and run.id is not null
-                and happened.created_at < run.created_at and pg_visible_in_snapshot(happened.xid, run.born);
-            update slayq.step s
-            set state = happened.state, number = nextval('slayq.step_batch') << 20,
-                output = case happened.state when 'done' then happened.value end,
-                error = case happened.state when 'failed' then happened.value end,
-                event_id = case happened.kind when 'event' then happened.id end
-            where s.job_id = waiting.job_id and s.name = waiting.name and s.state = 'pending';
-            continue when not found;
+            continue when not slayq._hand_over_1(happened, waiting.job_id, waiting.name);
             matched := matched + 1;
             update slayq.job j
             set state = 'ready', parked = false, run_at = clock_timestamp(), updated_at = now()
-            where j.id = run.id and j.state = 'scheduled' and j.parked
+            where j.id = waiting.job_id and j.state = 'scheduled' and j.parked
             returning j.queue into woken;
             if found and woken <> all (ready) then
                 ready := ready || woken;
             end if;
         end loop;
-        if complete then
-            over := over || happened.id;
-        else
+        exit when matched >= most_outcomes;
+        last := happened.id;
+        perform slayq._hand_over_1(happened, s.job_id, s.name) from slayq._waiting_1(happened) as s
+        where not exists (select from slayq.job j where j.id = s.job_id); -- dead letters, which may be put back
+        if exists (select from slayq._waiting_1(happened)) then
             left_over := true;
+        else
+            over := over || happened.id;
         end if;
     end loop;
     delete from slayq.event e where e.id = any (over) and e.kind = 'invocation';
     update slayq.event e set matched = true where e.id = any (over) and e.kind = 'event';
-    more := cardinality(over) > 0 and exists (select from slayq.event e where not e.matched);
+    more := exists (select from slayq.event e where not e.matched and e.id > last);
 end
 $$;

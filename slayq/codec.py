@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, get_args, get_origin
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
 
 from slayq.errors import InvalidOutput, InvalidStep
 
@@ -48,7 +47,9 @@ class Codec(Generic[T]):
             dumped = self._adapter.dump_python(cast("T", value), mode="json", by_alias=True, warnings="none")
             if b"null" in json_text(dumped):
                 self._refuse_nan(cast("T", value))
-        except (PydanticSerializationError, RecursionError, UnicodeError) as error:
+        except NotJson:
+            raise
+        except Exception as error:  # serialisers of the user's may raise anything
             raise NotJson(f"is no JSON ({_first_line(error)})") from None
         return dumped
 
@@ -190,14 +191,21 @@ def encoded_output(codec: Codec[Any], value: object, what: str) -> Any:
 
 
 def decoded_output(codec: Codec[Any], output: Any, what: str, *, given: str | None = None) -> Any:
-    """What a recorded output stands for. Raises InvalidOutput; `given` is the type of what was returned just now."""
+    """What an output stands for.
+
+    Raises InvalidOutput if `given`, the type of what was returned just now, does not fit the annotation; InvalidStep if
+    something that was recorded earlier does not: an annotation that was changed by mistake can be changed back.
+    """
     try:
         return codec.load(output)
     except ValidationError as error:
-        said = f"returned a value of type {given}" if given else "has a recorded output"
-        raise InvalidOutput(
-            f"{what} {said} that does not fit its annotation {_spelled(codec.annotation)}: {problems_of(error)}"
-        ) from None
+        problems = problems_of(error)
+    except Exception as error:  # validators of the user's may raise anything
+        problems = _first_line(error)
+    misfit = f"does not fit its annotation {_spelled(codec.annotation)}: {problems}"
+    if given is not None:
+        raise InvalidOutput(f"{what} returned a value of type {given} that {misfit}")
+    raise InvalidStep(f"{what} has a recorded outcome that {misfit}")
 
 
 def problems_of(error: ValidationError) -> str:

@@ -170,7 +170,7 @@ def _event_name(target: object, what: str) -> str:
 
 
 def _matches(pairs: Iterable[tuple[Event[Any] | str, str]], key: str, own: Event[Any], what: str) -> tuple[Match, ...]:
-    found = []
+    found: list[Match] = []
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], str) or not pair[1]:
             raise InvalidDefinition(
@@ -182,7 +182,7 @@ def _matches(pairs: Iterable[tuple[Event[Any] | str, str]], key: str, own: Event
             else Event(checked_event_name(pair[0], f"an event in {key} of {what}"))
         )
         match = Match(event, pair[1])
-        if match in found:
+        if match.wire() in [each.wire() for each in found]:
             raise InvalidDefinition(f"{key} of {what} names {event.name!r} with {pair[1]!r} twice: leave one out")
         _check_property(event, pair[1], f"{key} of {what} says that {event!r} is matched by {pair[1]!r}")
         _check_property(own, pair[1], f"{key} of {what} says that {own!r} is matched by {pair[1]!r}")

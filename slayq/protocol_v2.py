@@ -19,7 +19,7 @@ VERSION: Final = 2
 PROTOCOL_HEADER: Final = "x-slayq-protocol"
 CONTENT_TYPE: Final = "application/vnd.slayq.ops+ndjson"
 KEEP_ALIVE_SECONDS: Final = 15.0
-"""How long an answer may be silent: then comes an empty line, for the sake of proxies."""
+"""How long an answer may be silent: then comes an empty line, for the sake of proxies. See `keep_alive_of`."""
 
 LINE_BYTES: Final = 1_048_576
 """The most bytes of a line of the answer, its line feed included, where the request does not say."""
@@ -142,6 +142,16 @@ class Segment:
     run: RunRecord
     steps: tuple[StepRecord, ...] = ()
     limits: Limits = field(default_factory=Limits)
+
+
+def keep_alive_of(segment: Segment, signed_at: float, most: float = KEEP_ALIVE_SECONDS) -> float:
+    """How many seconds an answer may be silent: a third of what the server waits for, and `most` at the most.
+
+    `signed_at` is when the request was signed, in seconds since 1970. That and the deadline go by the server's clock,
+    so that it does not matter what time it is here.
+    """
+    patience = segment.deadline_ms / 1000 - signed_at
+    return min(most, patience / 3) if patience > 0 else most
 
 
 def parse_request(body: bytes) -> Segment:

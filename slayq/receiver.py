@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Final
 from slayq.background import background
 from slayq.errors import BadRequest, InvalidSecret, InvalidSignature, StaleTimestamp
 from slayq.protocol import CONTENT_TYPE as JSON_TYPE
-from slayq.protocol_v2 import CONTENT_TYPE, KEEP_ALIVE_SECONDS, PROTOCOL_HEADER, REQUEST_BYTES, VERSION, parse_request
+from slayq.protocol_v2 import (
+    CONTENT_TYPE,
+    KEEP_ALIVE_SECONDS,
+    PROTOCOL_HEADER,
+    REQUEST_BYTES,
+    VERSION,
+    keep_alive_of,
+    parse_request,
+)
 from slayq.segment.runner import Runner
 from slayq.signing import verify_v2
 
@@ -98,7 +106,8 @@ class Receiver:
         clock: Callable[[], float] = time.time,
         keep_alive: float = KEEP_ALIVE_SECONDS,
     ) -> None:
-        """`functions` by event, as they are at each request; `clock` is in seconds since 1970."""
+        """`functions` by event, as they are at each request; `clock` is in seconds since 1970; `keep_alive`: how many
+        seconds an answer may be silent where the server would wait for longer than three times that."""
         self._functions = functions
         self._secrets = secrets
         self._url = url
@@ -109,21 +118,17 @@ class Receiver:
     def receive(self, headers: Mapping[str, str], body: bytes) -> Reply:
         """The answer to a request. The function starts when the first line is asked for."""
         try:
-            function, segment = self._checked(headers, body)
+            function, segment, keep_alive = self._checked(headers, body)
         except _Refused as refused:
             return refused.reply()
-        return self.answer(function, segment)
-
-    def answer(self, function: Runnable, segment: Segment) -> Reply:
-        """The answer to a request that has been checked."""
-        lines = OpStream(lambda: Runner(function, segment, time_multiplier=self._time_multiplier), self._keep_alive)
+        lines = OpStream(lambda: Runner(function, segment, time_multiplier=self._time_multiplier), keep_alive)
         return Reply(200, {"content-type": CONTENT_TYPE, "cache-control": "no-store", "x-accel-buffering": "no"}, lines)
 
-    def _checked(self, headers: Mapping[str, str], body: bytes) -> tuple[Runnable, Segment]:
+    def _checked(self, headers: Mapping[str, str], body: bytes) -> tuple[Runnable, Segment, float]:
         if len(body) > REQUEST_BYTES:
             raise _Refused(413, "size", f"the request has more than {REQUEST_BYTES:,} bytes")
         try:
-            verify_v2(self._secrets(), headers, body, now=self._clock())
+            signed_at = verify_v2(self._secrets(), headers, body, now=self._clock())
             segment = parse_request(body)
         except InvalidSignature as error:
             raise _Refused(401, "signature", str(error)) from None
@@ -138,7 +143,7 @@ class Receiver:
         function = self._functions.get(segment.run.event)
         if function is None:
             raise _Refused(404, "function", f"this app has no function for the event {segment.run.event!r:.200}")
-        return function, segment
+        return function, segment, keep_alive_of(segment, signed_at, self._keep_alive)
 
     def _check_addressee(self, headers: Mapping[str, str], segment: Segment) -> None:
         version = next((value for name, value in headers.items() if name.lower() == PROTOCOL_HEADER), str(VERSION))

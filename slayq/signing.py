@@ -84,11 +84,13 @@ def v2_headers(secrets: Sequence[str], body: bytes, *, message_id: str, now: flo
 
 def verify_v2(
     secrets: Sequence[str], headers: Mapping[str, str], body: bytes, *, now: float, tolerance: float = 300.0
-) -> None:
-    """Return if the body is signed under any of the secrets, within `tolerance` seconds of `now` (since 1970).
+) -> int:
+    """When the body was signed, if that was under any of the secrets and within `tolerance` seconds of `now`.
 
-    Header names may be in any case. Raises InvalidSignature, StaleTimestamp for a good signature from another time, and
-    InvalidSecret. The time it takes tells neither how much of a signature is right nor which secret made it.
+    Times are in seconds since 1970, the returned one by the sender's clock. Header names may be in any case. The time
+    it takes tells neither how much of a signature is right nor which secret made it.
+
+    Raises InvalidSignature, InvalidSecret, and StaleTimestamp for a good signature from another time.
     """
     given = {name.lower(): value for name, value in headers.items()}
     message_id, time_text, signatures = (
@@ -106,6 +108,7 @@ def verify_v2(
         raise InvalidSignature("the signature is not one that the secret makes: do the app and the server share one?")
     if not abs(now - int(time_text)) <= tolerance:
         raise StaleTimestamp(f"the message was signed more than {tolerance:g} s ago or ahead: compare the clocks")
+    return int(time_text)
 
 
 def _is_signed(secrets: Sequence[str], signed: bytes, signatures: str) -> bool:

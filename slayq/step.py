@@ -37,10 +37,12 @@ class StepRuns:
     @overload
     def run(
         self, name: str, body: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, T]: ...
+    ) -> Coroutine[None, None, T]: ...
     @overload
-    def run(self, name: str, body: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
-    def run(self, name: str, body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    def run(
+        self, name: str, body: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[None, None, T]: ...
+    def run(self, name: str, body: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Coroutine[None, None, Any]:
         """Run `body(*args, **kwargs)` once, and return what it returns, now and whenever the function runs again.
 
         The result is written down as JSON and read back as what the body's return annotation says; without one it comes
@@ -86,26 +88,26 @@ class Step(StepRuns, Asking):
         """
         return StepRuns(self._steps, options_of(retries, timeout, give_up_on))
 
-    def sleep(self, name: str, duration: timedelta | str) -> Coroutine[Any, Any, None]:
+    def sleep(self, name: str, duration: timedelta | str) -> Coroutine[None, None, None]:
         """Go on after a timedelta, or a text such as "2 days". Nothing runs meanwhile. Raises InvalidStep."""
         return self._sleep(ask_from(name), duration)
 
-    def sleep_until(self, name: str, when: datetime) -> Coroutine[Any, Any, None]:
+    def sleep_until(self, name: str, when: datetime) -> Coroutine[None, None, None]:
         """Go on at a time, which must have a time zone. Nothing runs meanwhile. Raises InvalidStep."""
         return self._sleep_until(ask_from(name), when)
 
     @overload
     def wait_for_event(
         self, name: str, event: Event[DataT], *, match: str | None = None
-    ) -> Coroutine[Any, Any, DataT]: ...
+    ) -> Coroutine[None, None, DataT]: ...
     @overload
     def wait_for_event(
         self, name: str, event: Event[DataT], *, timeout: timedelta | str | None, match: str | None = None
-    ) -> Coroutine[Any, Any, DataT | None]: ...
+    ) -> Coroutine[None, None, DataT | None]: ...
     @overload
     def wait_for_event(
         self, name: str, event: str, *, timeout: timedelta | str | None = None, match: str | None = None
-    ) -> Coroutine[Any, Any, dict[str, Any] | None]: ...
+    ) -> Coroutine[None, None, dict[str, Any] | None]: ...
     def wait_for_event(
         self,
         name: str,
@@ -113,7 +115,7 @@ class Step(StepRuns, Asking):
         *,
         timeout: timedelta | str | None = None,
         match: str | None = None,
-    ) -> Coroutine[Any, Any, Any]:
+    ) -> Coroutine[None, None, Any]:
         """The data of an event that belongs to this run, or None when the time-out is up.
 
         It belongs to the run if its data and the run's have the same value in the property that `waits_on` of the
@@ -132,15 +134,15 @@ class Step(StepRuns, Asking):
     @overload
     def invoke(
         self, name: str, function: Function[InT, OutT], data: InT, *, timeout: timedelta | str | None = None
-    ) -> Coroutine[Any, Any, OutT]: ...
+    ) -> Coroutine[None, None, OutT]: ...
     @overload
     def invoke(
         self, name: str, function: Function[dict[str, Any], OutT], *, timeout: timedelta | str | None = None
-    ) -> Coroutine[Any, Any, OutT]: ...
+    ) -> Coroutine[None, None, OutT]: ...
     @overload
     def invoke(
         self, name: str, function: Event[DataT], data: DataT, *, timeout: timedelta | str | None = None
-    ) -> Coroutine[Any, Any, Any]: ...
+    ) -> Coroutine[None, None, Any]: ...
     @overload
     def invoke(
         self,
@@ -149,10 +151,10 @@ class Step(StepRuns, Asking):
         data: Mapping[str, Any] | BaseModel = ...,
         *,
         timeout: timedelta | str | None = None,
-    ) -> Coroutine[Any, Any, Any]: ...
+    ) -> Coroutine[None, None, Any]: ...
     def invoke(
         self, name: str, function: Any, data: Any = None, *, timeout: timedelta | str | None = None
-    ) -> Coroutine[Any, Any, Any]:
+    ) -> Coroutine[None, None, Any]:
         """Start another function, wait for its end, and return what it returned.
 
         Args:
@@ -176,7 +178,7 @@ class Step(StepRuns, Asking):
         id: str | None = None,
         run_at: datetime | None = None,
         priority: int | None = None,
-    ) -> Coroutine[Any, Any, None]:
+    ) -> Coroutine[None, None, None]:
         """Send an event, once: `placed(order)`, `{"event": …, "data": …}`, or a name and its data.
 
         It is sent in the transaction that records the step. `id`, `run_at` and `priority` go with a name, as for an
@@ -184,6 +186,6 @@ class Step(StepRuns, Asking):
         """
         return self._send_one(ask_from(name), event, data, {"id": id, "run_at": run_at, "priority": priority})
 
-    def send_events(self, name: str, events: Iterable[Sendable]) -> Coroutine[Any, Any, None]:
+    def send_events(self, name: str, events: Iterable[Sendable]) -> Coroutine[None, None, None]:
         """Send several events, all of them once. Raises InvalidStep and InvalidEvent."""
         return self._send(ask_from(name), events)

@@ -32,6 +32,8 @@ class Run:
     delivery_failures: int = 0
     """Deliveries in a row that came to nothing. They do not use up the function's attempts."""
     traceparent: str | None = None
+    bytes: int = 0
+    """Of what is recorded of it. Where that is more than an app reads, `steps` lacks it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,9 +311,11 @@ class Matched:
     ready: tuple[str, ...]
     """Queues that have something new to lease."""
     more: bool
-    """There are some left."""
+    """There are some left, after `last`."""
     left_over: bool
     """Some are to be looked at again a little later: a run that they are for was locked."""
+    last: int = 0
+    """The event up to which this pass came."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -101,6 +102,7 @@ class Switchboard:
         keep_done = config.retention.done is not None
         on_error = self._report.database_error
         limits = config.callbacks.limits
+        tls = ssl.create_default_context()  # one for both: reading the system's certificates takes a while
         self.worker = Worker(
             self.store,
             clock,
@@ -120,6 +122,7 @@ class Switchboard:
             clock,
             retry_after_max=limits.retry_after_max,
             response_limit=limits.response_bytes,
+            tls=tls,
             on_blocked=self._metrics.blocked,
             may_send=lambda: self.worker.trusted,
         )
@@ -128,6 +131,7 @@ class Switchboard:
             plan.guard,
             clock,
             retry_after_max=limits.retry_after_max,
+            tls=tls,
             on_blocked=self._metrics.blocked,
             may_send=lambda: self.worker.trusted,
         )
@@ -339,9 +343,10 @@ class Switchboard:
         self._metrics.wakeup("timer")
         names = list(queues)
         self.leaser.ready(names)
-        # Whoever makes a job ready wakes its queue's other daemons: this one may not serve it, or have no free slot.
-        elsewhere = [name for name in names if (pool := self.pools.get(name)) is None or pool.free == 0]
-        self._tell_others(elsewhere)
+        # Whoever makes a job ready wakes its queue's other daemons: this one may not serve it, or is full, or drains.
+        self._tell_others(
+            [name for name in names if not self.leasing or (pool := self.pools.get(name)) is None or pool.free == 0]
+        )
 
     def _settled(self, settlement: Settlement, verdict: str) -> None:
         self._report.settled(settlement, verdict)

@@ -8,7 +8,7 @@ Django has no moment at which an app starts to serve: run `slayq register module
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slayq.contrib.refusals import BROKEN_OFF, WRONG_METHOD, Body, BodyRefused, Refusal
 from slayq.extras import needed
@@ -19,7 +19,7 @@ with needed("django"):
     from django.views.decorators.csrf import csrf_exempt
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
 
     from django.http import HttpRequest
     from django.http.response import HttpResponseBase
@@ -42,7 +42,7 @@ def view(sq: SlayQ) -> Callable[[HttpRequest], HttpResponseBase]:
     return receive
 
 
-def async_view(sq: SlayQ) -> Callable[[HttpRequest], Awaitable[HttpResponseBase]]:
+def async_view(sq: SlayQ) -> Callable[[HttpRequest], Coroutine[Any, Any, HttpResponseBase]]:
     """A view for Django under ASGI: ops leave as they happen, and a caller that goes away cancels the function.
 
     Under WSGI, take `view`: Django would hold all ops back until the end.

@@ -19,6 +19,7 @@ _TYPE_CHARACTERS: Final = 200
 _MESSAGE_CHARACTERS: Final = 4_000
 _FIRST_BACKOFF: Final = 1.0
 _LONGEST_BACKOFF: Final = 3600.0
+_MOST_BLAMED: Final = 100
 _OURS: Final = os.path.join(Path(slayq.__file__).parent, "")
 
 
@@ -71,6 +72,12 @@ def may_retry(error: BaseException) -> bool:
 def retry_after(error: BaseException) -> float | None:
     """The seconds after which an error wants its cause to be tried again; None if it does not say."""
     return max((each.seconds for each in _leaves(error) if isinstance(each, RetryAfter)), default=None)
+
+
+def blamed(error: BaseException) -> list[str]:
+    """The steps whose failures the function let pass: a run that is put back tries them again."""
+    names = [each.step for each in _leaves(error) if isinstance(each, StepFailed)]
+    return list(dict.fromkeys(names))[:_MOST_BLAMED]
 
 
 def sole_cause(error: BaseException) -> BaseException:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from slayq import __version__
 from slayq.codec import Codec, encoded_output
-from slayq.errors import InvalidOutput, Suspended, SwallowedSuspension
+from slayq.errors import InvalidOutput, StepFailed, Suspended, SwallowedSuspension
 from slayq.protocol_v2 import Op
-from slayq.segment.failure import consists_of, may_retry, record_of, retry_after, sole_cause
+from slayq.segment.failure import blamed, consists_of, may_retry, record_of, retry_after, sole_cause
 from slayq.segment.journal import Journal
 from slayq.segment.standstill import GRACE_SECONDS, Standstill
 from slayq.segment.steps import Steps
-from slayq.segment.tasks import Task, end, entered, tasks_of
+from slayq.segment.tasks import Task, end, tracking
 
 if TYPE_CHECKING:
     from slayq.protocol_v2 import Segment
@@ -80,15 +80,13 @@ class Runner:
         """Take the run as far as it goes. Cancelling it cancels the function; then there is no terminal op."""
         try:
             self.journal.write(Op.HELLO, "the SDK", {"lease": self._segment.lease_token, "sdk": SDK})
-            main = self._start()
-            try:
-                await asyncio.wait({main, self._standstill.over}, return_when=asyncio.FIRST_COMPLETED)
-                ended = main.done()
-                if not ended:
-                    await self._suspend(main)
-            finally:
-                self._standstill.close()
-                await self._sweep(main)
+            with tracking(asyncio.get_running_loop()):
+                main = self._start()
+                try:
+                    ended = await self._ended(main)
+                finally:
+                    self._standstill.close()
+                    await self._sweep(main)
             if ended:
                 self._write_end(main)
             else:
@@ -96,8 +94,16 @@ class Runner:
         finally:
             self.journal.give_up()
 
+    async def _ended(self, main: Task) -> bool:
+        """Wait for the end of the function or of what it can do in this segment; whether it ended by itself."""
+        await asyncio.wait({main, self._standstill.over}, return_when=asyncio.FIRST_COMPLETED)
+        ended = main.done()
+        if not ended:
+            await self._suspend(main)
+        return ended
+
     def _start(self) -> Task:
-        with entered(self._standstill):
+        with self._standstill.family.entered():
             main = asyncio.get_running_loop().create_task(
                 self._call(), name=f"slayq run {self._segment.run.id} {self._function.label}"
             )
@@ -115,9 +121,9 @@ class Runner:
 
     async def _sweep(self, main: Task) -> None:
         """End what the function has left behind, and the function if it has not ended."""
-        loop = asyncio.get_running_loop()
-        left = await end(tasks_of(self._standstill, loop) | {main}, _UNWIND_SECONDS)
-        started_since = tasks_of(self._standstill, loop) - left
+        family = self._standstill.family
+        left = await end(family.alive() | {main}, _UNWIND_SECONDS)
+        started_since = family.alive() - left
         if started_since:
             left |= await end(started_since, _UNWIND_SECONDS)
         if left:
@@ -159,13 +165,17 @@ class Runner:
             self._steps.suspend()
 
     def _write_failed(self, error: BaseException) -> None:
+        steps = blamed(error)
+        # Then it is the attempts that are used up, and the server is to say so of the dead letter.
+        spent = consists_of(error, (StepFailed,)) and self._steps.spent.issuperset(steps)
         self.journal.write(
             Op.FAILED,
             "the error",
             {
                 "error": record_of(error, line_bytes=self.journal.limits.line_bytes).wire(),
-                "retry": may_retry(error),
+                "retry": spent or may_retry(error),
                 **self._delay(retry_after(error)),
+                **({"steps": steps} if steps else {}),
             },
         )
 

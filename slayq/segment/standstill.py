@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from slayq.errors import Suspended
 from slayq.segment.failure import record_of
-from slayq.segment.tasks import Survey, Task, place_of, survey, tasks_of
+from slayq.segment.tasks import Family, Survey, Task, place_of, survey
 
 if TYPE_CHECKING:
     from slayq.errors import InvalidStep
@@ -53,6 +53,8 @@ class Standstill:
         self._watched: set[Task] = set()
         self._refused = 0
         self._calm: frozenset[Task] | None = None
+        self.family = Family()
+        """The tasks of the run."""
         self.over: asyncio.Future[None] = self._loop.create_future()
         """Done when nothing can go on."""
         self.closed = False
@@ -165,7 +167,7 @@ class Standstill:
         in_step = set(self._blocked.values())
         if self._threaded:
             in_step.add(self._main)
-        return survey(tasks_of(self, self._loop), in_step.__contains__)
+        return survey(self.family.alive(), in_step.__contains__)
 
     def _outside_ended(self, task: Task) -> None:
         self._watched.discard(task)

@@ -16,7 +16,6 @@ from slayq.events import is_utf8
 from slayq.protocol_v2 import NAME_CHARACTERS, ErrorRecord, Op, StepKind, StepRecord, StepState
 from slayq.segment.failure import Options, judge_step, record_of, retry_after
 from slayq.segment.standstill import Fault, Standstill
-from slayq.segment.tasks import body_of, in_body
 from slayq.segment.threads import in_thread
 
 if TYPE_CHECKING:
@@ -81,11 +80,14 @@ class Steps:
         self.segment = segment
         self._journal = journal
         self._standstill = standstill
+        self._family = standstill.family
         self._time_multiplier = time_multiplier
         self._records = {record.name: record for record in segment.steps}
         self._asked: dict[str, Ask] = {}
         self._pending = 0
         self._out_of_room = False
+        self.spent: set[str] = set()
+        """Those whose failure is final just because no attempt of the function is left."""
 
     # Steps that run a body
 
@@ -151,6 +153,8 @@ class Steps:
         failures = (before.attempts if before else 0) + 1
         run = self.segment.run
         verdict = judge_step(error, failures, options, last_attempt=run.attempt >= run.max_attempts)
+        if verdict.final and not judge_step(error, failures, options, last_attempt=False).final:
+            self.spent.add(ask.name)
         record = record_of(error, line_bytes=self._journal.limits.line_bytes)
         wait = None if verdict.retry_after is None else verdict.retry_after * self._time_multiplier
         retry = {} if wait is None else {"retry_after": wait}
@@ -168,7 +172,7 @@ class Steps:
 
     def in_body(self, ask: Ask) -> AbstractContextManager[None]:
         """Round the body of a step."""
-        return in_body(self._standstill, ask.name)
+        return self._family.in_body(ask.name)
 
     async def _execute(self, ask: Ask, call: Callable[[], Any], timeout: float | None) -> Outcome:
         limit = asyncio.timeout(timeout)
@@ -279,7 +283,7 @@ class Steps:
 
     def _check_ask(self, ask: Ask) -> None:
         checked_name(ask.name)
-        inside = body_of(self._standstill)
+        inside = self._family.body()
         if inside is not None:
             raise InvalidStep(
                 f"step {ask.name!r} was asked for in the body of step {inside!r}, at {ask.place}: a body is one step,"

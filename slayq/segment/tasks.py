@@ -1,7 +1,8 @@
 """The tasks of a run: which they are, and whether any of them can go on without a step's outcome.
 
-A function may start tasks as it likes, so they are told by their context: `entered` marks it, tasks inherit it, and a
-step's body leaves it (what a body starts is the body's own).
+A function may start tasks as it likes. They are known by their context: `Family.entered` marks it, tasks inherit it,
+and a step's body leaves it (what a body starts is the body's own). To see them made, a loop has a task factory of ours
+for as long as it runs segments; it makes tasks as the loop would without it.
 
 Whom a task waits for is read from its chain of coroutines, and from what the task itself waits for. Where that says
 nothing, as for a future that some protocol will set, the task counts as waiting for the world outside. An error here
@@ -12,62 +13,109 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import inspect
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 Task = asyncio.Task[Any]
 
-_run: ContextVar[object | None] = ContextVar("slayq_run", default=None)
-_body: ContextVar[tuple[object, str] | None] = ContextVar("slayq_body", default=None)
+
+class Family:
+    """The tasks of one segment of a run."""
+
+    def __init__(self) -> None:
+        self._members: set[Task] = set()
+
+    def add(self, task: Task) -> None:
+        """Take in a task that was made for the run."""
+        self._members.add(task)
+
+    def alive(self) -> set[Task]:
+        """Those that have not ended."""
+        self._members = {task for task in self._members if not task.done()}
+        return set(self._members)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Within it, tasks are made for the run."""
+        token = _family.set(self)
+        try:
+            yield
+        finally:
+            _family.reset(token)
+
+    @contextlib.contextmanager
+    def in_body(self, step: str) -> Iterator[None]:
+        """Round the body of a step: tasks made in it are not the run's."""
+        tokens = _family.set(None), _body.set((self, step))
+        try:
+            yield
+        finally:
+            _family.reset(tokens[0])
+            _body.reset(tokens[1])
+
+    def body(self) -> str | None:
+        """The step of the run in whose body this is called; None outside of one."""
+        inside = _body.get()
+        return inside[1] if inside is not None and inside[0] is self else None
+
+
+_family: ContextVar[Family | None] = ContextVar("slayq_family", default=None)
+_body: ContextVar[tuple[Family, str] | None] = ContextVar("slayq_body", default=None)
+
+
+def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+    return asyncio.Task(coro, loop=loop, **options)
+
+
+class _Factory:
+    """Makes a loop's tasks, and tells families of theirs."""
+
+    def __init__(self, before: Any) -> None:
+        self.before = before
+        self.users = 0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+        make = self.before or _make_task
+        task = make(loop, coro, **options)
+        context: Context | None = options.get("context")
+        family = _family.get() if context is None else context.get(_family)
+        if family is not None:
+            family.add(task)
+        return task
+
+
+_factories: WeakKeyDictionary[asyncio.AbstractEventLoop, _Factory] = WeakKeyDictionary()
 
 
 @contextlib.contextmanager
-def entered(run: object) -> Iterator[None]:
-    """Within it, tasks are created for `run`."""
-    token = _run.set(run)
+def tracking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Within it, the loop's tasks are told to their families. Then the loop is as before, unless others changed it."""
+    factory = _factory_of(loop)
+    factory.users += 1
     try:
         yield
     finally:
-        _run.reset(token)
+        factory.users -= 1
+        if not factory.users and loop.get_task_factory() is factory:
+            loop.set_task_factory(factory.before)
+            del _factories[loop]
 
 
-@contextlib.contextmanager
-def in_body(run: object, step: str) -> Iterator[None]:
-    """Round the body of a step: tasks created in it are not the run's."""
-    tokens = _run.set(None), _body.set((run, step))
-    try:
-        yield
-    finally:
-        _run.reset(tokens[0])
-        _body.reset(tokens[1])
-
-
-def body_of(run: object) -> str | None:
-    """The step of `run` in whose body this is called; None outside of one."""
-    inside = _body.get()
-    return inside[1] if inside is not None and inside[0] is run else None
-
-
-def tasks_of(run: object, loop: asyncio.AbstractEventLoop) -> set[Task]:
-    """The tasks of a run that have not ended."""
-    return {task for task in asyncio.all_tasks(loop) if (context := _context_of(task)) and context.get(_run) is run}
-
-
-def _context_of(task: Task) -> Context | None:
-    get_context = getattr(task, "get_context", None)
-    if get_context is not None:
-        context = get_context()
-        return context if isinstance(context, Context) else None
-    # Python 3.11 does not say. Its garbage collector knows.
-    return next((each for each in gc.get_referents(task) if isinstance(each, Context)), None)
+def _factory_of(loop: asyncio.AbstractEventLoop) -> _Factory:
+    current: object = loop.get_task_factory()
+    if isinstance(current, _Factory) and current is _factories.get(loop):
+        return current
+    made = _factories[loop] = _Factory(current)
+    loop.set_task_factory(made)
+    return made
 
 
 class Waiting(Enum):

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 _KINDS = ("auto", "embedded", "installed")
 
 
+def _origins(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Origins as the configuration wants them."""
+    from slayq_server.config.addresses import origin
+
+    try:
+        return tuple(map(origin, values))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command()
 @composed(
     click.option(
@@ -29,11 +39,20 @@ _KINDS = ("auto", "embedded", "installed")
     ),
     click.option("--port", type=click.IntRange(1, 65_535), help="The server's port. Default: 8288, or a free one."),
     click.option("--app-port", type=click.IntRange(1, 65_535), help="The sample app's. Default: 3000, or a free one."),
+    click.option(
+        "--allow",
+        multiple=True,
+        metavar="ORIGIN",
+        callback=_origins,
+        help="Where an app of yours listens, such as http://127.0.0.1:8000: callbacks may go there, too (repeatable).",
+    ),
     click.option("--ephemeral", is_flag=True, help="Keep no data; else it is kept in .slayq/ here."),
-    click.option("--once", is_flag=True, help="Stop when the first sample job has ended."),
+    click.option("--once", is_flag=True, help="Stop when the first job and the first order have ended."),
 )
-def dev(database: str, port: int | None, app_port: int | None, ephemeral: bool, once: bool) -> int:
-    """Run Postgres, the daemon and a sample app on this machine, and send them a first job.
+def dev(
+    database: str, port: int | None, app_port: int | None, allow: tuple[str, ...], ephemeral: bool, once: bool
+) -> int:
+    """Run Postgres, the daemon and a sample app on this machine; send them a first job and two orders.
 
     The sample app checks each callback's signature and prints what it sees. Ctrl-C stops all.
     """
@@ -44,7 +63,7 @@ def dev(database: str, port: int | None, app_port: int | None, ephemeral: bool, 
             f"--database is embedded, installed, or a postgresql:// URL, not {database!r}", click.get_current_context()
         )
     try:
-        return run_dev(Options(database, port, app_port, ephemeral, once), partial(_say, sys.stdout))
+        return run_dev(Options(database, port, app_port, allow, ephemeral, once), partial(_say, sys.stdout))
     except KeyboardInterrupt:
         return 0
 

@@ -123,11 +123,11 @@ class Store:
             heard=tuple(rows[0]["heard"]) if rows else (),
         )
 
-    async def match_events(self, most: int) -> Matched:
-        """Hands events, and the ends of callees, to the runs that wait for them."""
-        row = await self._pool.fetchrow("match_events", most)
+    async def match_events(self, most: int, after: int) -> Matched:
+        """Hands events, and the ends of callees, to the runs that wait for them; those after the event `after`."""
+        row = await self._pool.fetchrow("match_events", most, after)
         assert row is not None
-        return Matched(row["matched"], tuple(row["ready"]), row["more"], row["left_over"])
+        return Matched(row["matched"], tuple(row["ready"]), row["more"], row["left_over"], row["last"])
 
     async def cancelled_runs(self, worker_id: int) -> list[tuple[int, int]]:
         """The job ids and leases of runs that this worker delivers although they have been cancelled."""

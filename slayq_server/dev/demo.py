@@ -1,4 +1,4 @@
-"""`slayq-server demo`: sample jobs through a fresh database, the daemon and the sample app, told as they happen.
+"""`slayq-server demo`: jobs and runs through a fresh database, the daemon and the sample app, told as they happen.
 
 At the end what the app saw and what the database says are both held against what each job was to do.
 """
@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slayq_server.db.admin import Admin
+from slayq_server.db.admin_rows import SentJob
 from slayq_server.dev import scenes
+from slayq_server.dev.customer import Customer
 from slayq_server.dev.processes import run_interruptibly
 from slayq_server.dev.stack import Stack, passing_database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from slayq_server.db.admin_rows import SentJob
     from slayq_server.dev.sample_app import Seen
     from slayq_server.dev.scenes import Scene
     from slayq_server.dev.stack import Addresses, Database
@@ -71,13 +72,13 @@ def run_demo(kind: str, say: Callable[[str], None]) -> list[Verdict]:
         return run_interruptibly(Demo(database, Path(folder), say, started).run())
 
 
-def plain_words(line: str) -> str | None:
-    """A line of the daemon's log in plain words; None for what is not worth telling."""
+def plain_words(line: str, names: Mapping[int, str]) -> str | None:
+    """A line of the daemon's log in plain words; None for what is not worth telling. `names` are of jobs, by id."""
     try:
         log = json.loads(line)
     except ValueError:
         return line
-    job = log.get("job_key") or f"job {log.get('job_id')}"
+    job = log.get("job_key") or names.get(log.get("job_id"), f"job {log.get('job_id')}")
     match log["event"]:
         case "worker_started":
             return f"is up and serves {', '.join(log['queues'])}"
@@ -87,6 +88,8 @@ def plain_words(line: str) -> str | None:
             return f"{job}: done"
         case "job_retried":
             return f"{job}: attempt {log['attempt']} of {log['max_attempts']} failed; it is tried again a little later"
+        case "job_suspended":
+            return f"{job}: suspended; nothing of it runs until it goes on"
         case "job_dead":
             return f"{job}: attempt {log['attempt']} of {log['max_attempts']} failed; it is a dead letter now"
         case event if log["level"] in ("warning", "error", "critical"):
@@ -104,6 +107,7 @@ class Demo:
         self._say = say
         self._started = started
         self._courses: list[Course] = []
+        self._customer = Customer(database.url, self._tell)
 
     async def run(self) -> list[Verdict]:
         """Starts everything, plays the scenes, stops everything."""
@@ -118,8 +122,11 @@ class Demo:
         )
         async with stack.running() as addresses, Admin.connect(addresses.database_url) as admin:
             self._tell(f"all is up: {self._database.words}; server {addresses.server}; app {addresses.app}")
-            await self._send(admin, addresses)
-            await self._until_over(admin)
+            async with self._customer, asyncio.TaskGroup() as group:
+                serving = group.create_task(self._customer.serve())
+                await self._send(admin, addresses)
+                await self._until_over(admin)
+                serving.cancel()
             verdicts = [await self._judge(admin, course) for course in self._courses]
         self._tell(f"all is stopped, after {time.monotonic() - self._started:.0f} s")
         return verdicts
@@ -131,6 +138,8 @@ class Demo:
                 sent = await admin.send(job)
                 assert sent is not None
                 course.sent.append(sent)
+            if course.scene.order is not None:
+                course.sent.append(await self._place(admin, course.scene.order))
             count = len(course.sent)
             what = f"sent {course.scene.title}" if count == 1 else f"sent {count} jobs: {course.scene.title}"
             if count:
@@ -138,14 +147,20 @@ class Demo:
         self._tell("made the schedule's next tick due now, so that nobody has to wait for the minute")
         await admin.make_tick_due(scenes.CRON_ID)
 
+    async def _place(self, admin: Admin, order_id: str) -> SentJob:
+        """Places an order; the job that its run is."""
+        shown = await admin.runs.show(await self._customer.place(order_id))
+        assert shown is not None
+        run = shown[0]
+        return SentJob(run.id, run.queue, run.state, run.event, order_id, 0, run.created_at, 1, 0)
+
     async def _until_over(self, admin: Admin) -> None:
         """Waits until the app has answered as often as it should, and the database has written all of it down."""
         deadline = time.monotonic() + _ENDS_WITHIN
         while time.monotonic() < deadline:
             if all(course.answered >= course.scene.answers for course in self._courses):
-                ids = [sent.id for course in self._courses for sent in course.sent]
-                places = await admin.whereabouts(ids)
-                if all(places.get(each, ("job", ""))[0] != "job" for each in ids):
+                places = await admin.whereabouts([sent.id for course in self._courses for sent in course.sent])
+                if all(_is_over(course.scene, places.get(each.id)) for course in self._courses for each in course.sent):
                     return
             await asyncio.sleep(_LOOK_EVERY)
         self._tell(f"not all has ended within {_ENDS_WITHIN:g} s")
@@ -157,7 +172,7 @@ class Demo:
         complaints = [f"to the app: {by_app}"] if by_app is not None else []
         places = await admin.whereabouts([sent.id for sent in course.sent])
         for sent in course.sent:
-            place, state = places.get(sent.id, ("nowhere", ""))
+            place, state = places.get(sent.id, scenes.NOWHERE)
             if (place, state) != scene.ends_as:
                 complaints.append(f"to the database: {sent.key} ended as {place} {state}".rstrip())
         if scene.event is not None:
@@ -170,12 +185,19 @@ class Demo:
         for course in self._courses:
             if course.scene.owns(seen):
                 course.seen.append(seen)
+        self._customer.heard(seen)
         self._tell(f"app     {seen.told()}")
 
     def _logged(self, line: str) -> None:
-        words = plain_words(line)
+        names = {sent.id: sent.key or "" for course in self._courses if course.scene.order for sent in course.sent}
+        words = plain_words(line, names)
         if words is not None:
             self._tell(f"server  {words}")
 
     def _tell(self, what: str) -> None:
         self._say(f"{time.monotonic() - self._started:6.2f} s  {what}")
+
+
+def _is_over(scene: Scene, place: tuple[str, str] | None) -> bool:
+    """Whether a job is where it can stay. One that is nowhere yet, and should be somewhere, is still on its way."""
+    return scene.ends_as == scenes.NOWHERE if place is None else place[0] != "job"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from slayq_server.db.admin import Admin
 from slayq_server.db.admin_rows import NewJob
+from slayq_server.dev.customer import CANCELS, PAYS, Customer
 from slayq_server.dev.payloads import payload
 from slayq_server.dev.processes import run_interruptibly
 from slayq_server.dev.stack import Database, Stack, free_port, kept_database, passing_database, shown_url
@@ -56,16 +57,19 @@ class Options:
     """The daemon's; None: 8288, or any free one."""
     app_port: int | None = None
     """The sample app's; None: 3000, or any free one."""
+    allow: tuple[str, ...] = ()
+    """Origins of other apps that callbacks may reach."""
     ephemeral: bool = False
     """The database is gone at the end."""
     once: bool = False
-    """End when the sample job has."""
+    """End when the sample job and the first order have."""
 
 
 def run_dev(options: Options, say: Callable[[str], None]) -> int:
-    """Runs until a KeyboardInterrupt (Ctrl-C, SIGTERM), or (once) until the sample job has ended.
+    """Runs until a KeyboardInterrupt (Ctrl-C, SIGTERM), or (once) until the sample job and the first order have
+    ended.
 
-    Returns 0 if that succeeded, else 1.
+    Returns 0 if both succeeded, else 1.
     """
     folder = FOLDER.absolute()
     folder.mkdir(exist_ok=True)
@@ -86,17 +90,44 @@ def _database(options: Options, folder: Path) -> contextlib.AbstractContextManag
     return kept_database(folder, options.database)
 
 
+class _Firsts:
+    """The first job and the first order, and how they ended."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._job: asyncio.Future[bool] = loop.create_future()
+        self._order: asyncio.Future[bool] = loop.create_future()
+
+    def heard(self, seen: Seen) -> None:
+        """Takes note of what the sample app tells."""
+        if seen.job_key == SAMPLE_KEY and seen.status is not None and not self._job.done():
+            if seen.status == 200:
+                self._job.set_result(True)
+            elif seen.retry >= SAMPLE_ATTEMPTS:
+                self._job.set_result(False)
+        if seen.job_key == PAYS and seen.status == 200 and not self._order.done():
+            self._order.set_result(True)
+
+    async def ended(self) -> bool:
+        """Waits for both; whether they ended well. Raises SlayQServerError after a minute."""
+        try:
+            async with asyncio.timeout(_SAMPLE_WITHIN):
+                return all(await asyncio.gather(self._job, self._order))
+        except TimeoutError:
+            raise SlayQServerError(
+                f"the sample job and the first order have not ended within {_SAMPLE_WITHIN:g} s"
+            ) from None
+
+
 async def _run(options: Options, folder: Path, database: Database, say: Callable[[str], None]) -> int:
     secret = _kept_secret(folder)
-    ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    firsts = _Firsts()
+    customer = Customer(database.url, lambda words: say(f"dev     {words}"))
 
     def seen(what: Seen) -> None:
         say(f"app     {what.line()}")
-        if what.job_key == SAMPLE_KEY and what.status is not None and not ended.done():
-            if what.status == 200:
-                ended.set_result(True)
-            elif what.retry >= SAMPLE_ATTEMPTS:
-                ended.set_result(False)
+        firsts.heard(what)
+        customer.heard(what)
 
     stack = Stack(
         folder,
@@ -105,21 +136,22 @@ async def _run(options: Options, folder: Path, database: Database, say: Callable
         secret=secret,
         server_port=free_port(SERVER_PORT) if options.port is None else options.port,
         app_port=free_port(APP_PORT) if options.app_port is None else options.app_port,
+        allow=options.allow,
         on_seen=seen,
         on_log=lambda line: say(f"server  {line}"),
     )
-    async with stack.running() as addresses:
+    async with stack.running() as addresses, customer, asyncio.TaskGroup() as group:
         env = _write_env(folder, addresses, secret)
         for line in _introduction(addresses, database, env):
             say(line)
+        serving = group.create_task(customer.serve())
         await _send_sample(addresses, say)
+        await _place_orders(customer, say)
         if not options.once:
-            await asyncio.Event().wait()
-        try:
-            async with asyncio.timeout(_SAMPLE_WITHIN):
-                return 0 if await ended else 1
-        except TimeoutError:
-            raise SlayQServerError(f"the sample job has not ended within {_SAMPLE_WITHIN:g} s") from None
+            await serving  # never ends
+        good = await firsts.ended()
+        serving.cancel()
+    return 0 if good else 1
 
 
 async def _send_sample(addresses: Addresses, say: Callable[[str], None]) -> None:
@@ -135,6 +167,15 @@ async def _send_sample(addresses: Addresses, say: Callable[[str], None]) -> None
     say(f"dev     sent a first job, demo/flaky (id {sent.id}): it fails twice, is tried again, and succeeds")
 
 
+async def _place_orders(customer: Customer, say: Callable[[str], None]) -> None:
+    for order_id, what in (
+        (PAYS, "it fails after step 2, goes on after it, sleeps, waits for its payment, and has an invoice made"),
+        (CANCELS, "it is cancelled while it waits for its payment"),
+    ):
+        run = await customer.place(order_id)
+        say(f"dev     placed {order_id}, for a durable function (run {run}): {what}")
+
+
 def _introduction(addresses: Addresses, database: Database, env: Path) -> list[str]:
     program = program_name()
     return [
@@ -148,6 +189,10 @@ def _introduction(addresses: Addresses, database: Database, env: Path) -> list[s
         f"  . {shlex.quote(str(env))}",
         f"  {program} send demo/success --queue general --url {addresses.app}",
         f"  {program} jobs list",
+        "",
+        "And look at the durable functions:",
+        f"  {program} functions",
+        f"  {program} runs list",
         "",
         "Ctrl-C stops all.",
         "",

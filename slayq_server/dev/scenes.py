@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from slayq_server.db.admin_rows import NewJob
+from slayq_server.dev import customer, functions
 from slayq_server.dev.payloads import payload
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ LATEST = 2.0
 _GATHER = 2.0
 _PRIORITIES = (5, 0, -5, 2)
 _ATTEMPTS = 3
+NOWHERE = ("nowhere", "")
+"""Where in the database a run is that was cancelled."""
 
 
 def config(app_url: str) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def config(app_url: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Some jobs that belong together, and what must be seen of them."""
+    """Some jobs that belong together, or an order for the durable function; and what must be seen of them."""
 
     title: str
     expected: str
@@ -58,10 +61,14 @@ class Scene:
     """Where each job must be in the database at the end, and its state there."""
     event: str | None = None
     """How its callbacks are known where it sends no jobs of its own."""
+    order: str | None = None
+    """Which order is placed."""
 
     def owns(self, seen: Seen) -> bool:
         """Whether a callback belongs to this scene."""
-        return seen.event == self.event if self.event else seen.job_key in {job.key for job in self.jobs}
+        if self.event:
+            return seen.event == self.event
+        return seen.job_key == self.order or seen.job_key in {job.key for job in self.jobs}
 
 
 def scenes(app: str, now: datetime) -> list[Scene]:
@@ -100,6 +107,23 @@ def scenes(app: str, now: datetime) -> list[Scene]:
             # The real minute may come as well.
             lambda seen, _: _statuses(seen[:2], [200]),
             event=CRON_EVENT,
+        ),
+        Scene(
+            "an order, for a durable function",
+            "done: it fails, and steps 1 and 2 are not run again; it sleeps, waits, invokes",
+            (),
+            2,
+            lambda seen, _: _steps(seen, [*functions.STEPS, functions.INVOICED]) or _fails_then_rests(seen),
+            order=customer.PAYS,
+        ),
+        Scene(
+            "an order that is cancelled",
+            "gone while it waits, and nothing of it comes back",
+            (),
+            0,
+            lambda seen, _: _steps(seen, list(functions.STEPS)),
+            ends_as=NOWHERE,
+            order=customer.CANCELS,
         ),
     ]
 
@@ -172,3 +196,19 @@ def _lateness(seen: Sequence[Seen], due: datetime) -> str | None:
     if 0 <= late <= LATEST:
         return None
     return f"came {late:.2f} s late" if late > 0 else f"came {-late:.2f} s early"
+
+
+def _steps(seen: Sequence[Seen], wanted: list[str]) -> str | None:
+    """The steps must be these, each run once, in order."""
+    steps = [each.words for each in seen if each.words.startswith("step")]
+    return None if steps == wanted else f"did {', '.join(steps) or 'nothing'}"
+
+
+def _fails_then_rests(seen: Sequence[Seen]) -> str | None:
+    """It must fail, then end; it asks for its payment after its rest."""
+    ends = [(each.status, each.at) for each in seen if each.status is not None]
+    if [status for status, _ in ends] != [500, 200]:
+        return f"ended with {', '.join(str(status) for status, _ in ends) or 'nothing'}"
+    asked = next(each.at for each in seen if each.words == functions.STEPS[-1])
+    rested = asked - ends[0][1]
+    return None if rested >= functions.REST else f"rested for {rested:.2f} s"

@@ -115,6 +115,7 @@ class Stack:
         secret: str,
         server_port: int = 0,
         app_port: int = 0,
+        allow: Sequence[str] = (),
         log_options: Sequence[str] = ("--log-format=pretty",),
         on_seen: Callable[[Seen], None],
         on_log: Callable[[str], None],
@@ -128,6 +129,7 @@ class Stack:
             secret: that both share.
             server_port: the daemon's; 0 for any free one.
             app_port: the sample app's; 0 for any free one.
+            allow: origins of other apps that callbacks may reach.
             log_options: how the daemon logs.
             on_seen: called with what the sample app sees.
             on_log: called with each line of the daemon's log.
@@ -138,6 +140,7 @@ class Stack:
         self._secret = secret
         self._server_port = server_port
         self._app_port = app_port
+        self._allow = tuple(allow)
         self._log_options = log_options
         self._on_seen = on_seen
         self._on_log = on_log
@@ -185,13 +188,13 @@ class Stack:
             "--json",
             f"--port={self._app_port}",
             folder=self._folder,
-            env={"SLAY_Q_SECRET": self._secret},
+            env={"SLAY_Q_DATABASE_URL": self._database_url, "SLAY_Q_SECRET": self._secret},
         )
 
     async def _start_server(self, port: int, app_port: int) -> Child:
         path = self._folder / "slay-config.json"
         origin = f"http://{HOST}:{app_port}"
-        config = {**self._config(origin + PATH), "callbacks": {"allow": [origin]}}
+        config = {**self._config(origin + PATH), "callbacks": {"allow": list(dict.fromkeys((origin, *self._allow)))}}
         path.write_text(json.dumps(config, indent=2) + "\n")
         return await Child.start(
             "server",

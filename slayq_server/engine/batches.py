@@ -4,7 +4,8 @@ One batch is on its way at a time; what comes meanwhile makes the next. While Po
 written as soon as it is back, for as long as the worker row it belongs to may be trusted; after that it is worth
 nothing, because the jobs are somebody else's.
 
-What Postgres refuses to write down holds up nothing else: its batch is split up, and it is tried again apart.
+What Postgres refuses to write down holds up nothing else: its batch is split up, and it is tried again apart. What it
+cannot write down in time, too: after each failure batches are smaller, and grow again from there.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class BatchWriter(Generic[_T]):
         """Whose they are; None once their worker row is lost."""
         self._singly = 0
         """So many are written one by one: one among them was refused."""
+        self._share = 1.0
+        """Of `_most`: how large a batch may be after what failed lately."""
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -55,6 +58,10 @@ class BatchWriter(Generic[_T]):
     def _size(self, item: _T) -> int:
         """How much of that an item takes up."""
         return 1
+
+    def _locked_pause(self, item: _T) -> float:
+        """Seconds until an item that was locked is tried again."""
+        return LOCKED_PAUSE
 
     def _refused(self, item: _T, error: StatementFailed) -> float | None:
         """An item was refused apart: seconds until it is to be tried again; None: it is not."""
@@ -98,8 +105,10 @@ class BatchWriter(Generic[_T]):
             try:
                 await self._write_batch()
                 pause = 0.0
+                self._share = min(self._share * 2, 1.0)
             except DatabaseUnavailable as error:
                 self._on_error(error)
+                self._share = max(self._share / 4, 1 / 512)
                 pause = min(max(pause * 2, 0.05), 1.0)
 
     async def _work_to_do(self) -> None:
@@ -132,7 +141,7 @@ class BatchWriter(Generic[_T]):
             locked = await self._write(worker_id, batch)
             again = []
             for item in locked:
-                self._put_off(LOCKED_PAUSE, worker_id, item)
+                self._put_off(self._locked_pause(item), worker_id, item)
         except StatementFailed as error:
             self._on_error(error)
             again = self._split_up(worker_id, batch, error)
@@ -151,7 +160,7 @@ class BatchWriter(Generic[_T]):
         size = self._size(first)
         while self._waiting and self._waiting[0][0] == worker_id:
             size += self._size(self._waiting[0][1])
-            if size > self._most:
+            if size > self._most * self._share:
                 break
             batch.append(self._waiting.popleft()[1])
         return worker_id, batch

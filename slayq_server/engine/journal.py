@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from slayq_server.engine.batches import REFUSED_PAUSE, BatchWriter
+from slayq_server.engine.batches import LOCKED_PAUSE, REFUSED_PAUSE, BatchWriter
 from slayq_server.model import Outcome, OutcomeKind, RunVerdict, RunWrite, Settlement
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ ALL_HOLD: Final = 64 * 1_048_576
 _FLUSH: Final = 4 * 1_048_576
 """Characters of a flush, each run taken for `_OF_A_RUN` more than its ops."""
 _OF_A_RUN: Final = 8 * 1024
+_LOCKED_DOUBLINGS: Final = 4
+"""How often the pause before the next try is doubled for a run that stays locked."""
 _STALE: Final = RunVerdict("stale")
 _CANCELLED: Final = Outcome(OutcomeKind.RELEASED)
 """How a cancelled run ends does not matter: Postgres drops it."""
@@ -61,6 +63,7 @@ class Record:
         "gone",
         "held",
         "job",
+        "locked",
         "ops",
         "queue",
         "worker_id",
@@ -84,6 +87,8 @@ class Record:
         """It is waiting to be flushed, or being flushed."""
         self.careful = False
         """Postgres has refused some of it: one thing at a time."""
+        self.locked = 0
+        """So many flushes in a row came to nothing because somebody had it, or what it sends, locked."""
         self.closed = False
         """Nothing that its delivery says counts any more."""
         self.gone = False
@@ -232,6 +237,9 @@ class Journal(BatchWriter[Record]):
     # Rules of the loop
 
     async def _write(self, worker_id: int, batch: list[Record]) -> list[Record]:
+        batch = self._without_outdated(batch)
+        if not batch:
+            return []
         writes = [record.take() for record in batch]
         flushed = await self._store.flush(worker_id, writes, keep_done=self.keep_done, own_words=self._own_words())
         locked = []
@@ -240,6 +248,7 @@ class Journal(BatchWriter[Record]):
             if verdict.verdict == "locked":
                 locked.append(record)
                 continue
+            record.locked = 0
             self._conclude(record, write, verdict)
             if not record.gone:
                 record.go_on()
@@ -248,6 +257,24 @@ class Journal(BatchWriter[Record]):
                     self.put(worker_id, record)
         self._on_flushed(len(writes), sum(len(write.ops) for write in writes), flushed)
         return locked
+
+    def _without_outdated(self, batch: list[Record]) -> list[Record]:
+        """Leaves out those of which a later lease is there, too: a flush has each run once.
+
+        What ended such a run is written down, but the answer to that was lost, and it has been leased again since.
+        """
+        latest: dict[int, int] = {}
+        for record in batch:
+            latest[record.job.id] = max(record.job.lease, latest.get(record.job.id, 0))
+        current = []
+        for record in batch:
+            if record.gone:
+                continue
+            if record.job.lease == latest[record.job.id]:
+                current.append(record)
+            else:
+                self._conclude(record, record.take(), _STALE)
+        return current
 
     def _conclude(self, record: Record, write: RunWrite, verdict: RunVerdict) -> None:
         ended = write.end is not None and verdict.verdict != "refused"
@@ -285,6 +312,12 @@ class Journal(BatchWriter[Record]):
 
     def _size(self, item: Record) -> int:
         return item.size
+
+    def _locked_pause(self, item: Record) -> float:
+        # Each try may make everybody else's flush wait for a quarter of a second: less often the longer it lasts.
+        pause = LOCKED_PAUSE * (1 << min(item.locked, _LOCKED_DOUBLINGS))
+        item.locked += 1
+        return pause
 
     def _refused(self, item: Record, error: StatementFailed) -> float | None:
         if item.gone:

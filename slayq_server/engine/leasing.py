@@ -345,11 +345,9 @@ class Leaser:
     def _wanted_words(self) -> frozenset[str]:
         if not self._listens:
             return frozenset()
-        words = set(OTHER_WORDS)
-        for pool in self._pools:
-            if self._appetite(pool).wants:
-                words.update(pool.names)
-        return frozenset(words)
+        wanting = [pool.names for pool in self._pools if self._appetite(pool).wants]
+        # Mostly nothing is, while there is much to do: then this is the very same set each time.
+        return OTHER_WORDS.union(*wanting) if wanting else OTHER_WORDS
 
     def _is_wanted(self, pool: Pool, worker_id: int) -> bool:
         written = self._written_wants

@@ -33,7 +33,7 @@ class PromoterStore(Protocol):
     """What the promoter asks of the database."""
 
     async def promote(self, most: int) -> Promoted: ...
-    async def match_events(self, most: int) -> Matched: ...
+    async def match_events(self, most: int, after: int) -> Matched: ...
     async def advance_headless_lanes(self, most: int) -> tuple[str, ...]: ...
     async def reap(self, most: int) -> tuple[list[Reaped], tuple[str, ...]]: ...
 
@@ -69,8 +69,16 @@ class Promoter:
         self._on_error = on_error
         self._wake = asyncio.Event()
         self._due_at: float | None = None
+        self._batch = _BATCH
+        """How many jobs the next pass takes at the most: fewer after one that failed."""
         self._sweep_at: float | None = None
         self._match_at: float | None = None
+        self._match_after = 0
+        """The event up to which this round has come, 0 between two rounds."""
+        self._match_again = False
+        """Something has happened since this round began: what is new need not come after `_match_after`."""
+        self._match_left_over = False
+        """This round has left something."""
         self._reap_wanted = False
 
     def due_in(self, seconds: float | None) -> None:
@@ -90,6 +98,7 @@ class Promoter:
 
     def match(self) -> None:
         """Something has happened that a run may wait for."""
+        self._match_again = True
         self._match_in(0.0)
 
     def _match_in(self, seconds: float) -> None:
@@ -161,29 +170,36 @@ class Promoter:
 
     async def _match(self) -> None:
         self._match_at = None
+        if self._match_after == 0:
+            self._match_again = self._match_left_over = False
         try:
-            matched = await self._store.match_events(_MATCH_BATCH)
+            matched = await self._store.match_events(_MATCH_BATCH, self._match_after)
         except DatabaseUnavailable:
             self.match()
             raise
-        if matched.more:
-            self.match()
-        elif matched.left_over:
+        self._match_left_over = self._match_left_over or matched.left_over
+        self._match_after = matched.last if matched.more else 0
+        if matched.more or self._match_again:
+            self._match_in(0.0)
+        elif self._match_left_over:
             self._match_in(_LEFT_OVER_PAUSE)
         if matched.ready:
             self._on_ready(matched.ready)
 
     async def _promote(self) -> None:
         planned, self._due_at = self._due_at, None
+        batch = self._batch
         try:
-            promoted = await self._store.promote(_BATCH)
+            promoted = await self._store.promote(batch)
         except DatabaseUnavailable:
+            self._batch = max(1, batch // 4)  # was it too much for the time that a statement may take?
             self.due_in(0.0 if planned is not None else None)
             raise
+        self._batch = min(_BATCH, batch * 2)
         self._on_promoted(promoted)
         if promoted.ready:
             self._on_ready(promoted.ready)
-        if promoted.count == _BATCH:
+        if promoted.count == batch:
             self.due_in(0.0)
         else:
             self.due_in(promoted.due_in)

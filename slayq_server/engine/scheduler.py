@@ -37,6 +37,8 @@ ON_TIME = timedelta(seconds=60)
 """A tick this late at the most is on time; a later one was missed."""
 _MOST_CAUGHT_UP = 50_000
 """More than a tick each minute of the longest window, 31 days."""
+_LOCKED_PAUSE = 0.05
+_MOST_VAIN = 5
 _log = structlog.get_logger()
 
 
@@ -126,6 +128,8 @@ class Scheduler:
         """Those of them that cannot be read: until another is registered."""
         self._functions_changed = True
         self._due_at: float | None = None
+        self._vain = 0
+        """Looks in a row that have left something due."""
         self._asked = False
         """To look at the rows: since the last look began, whatever that look makes of the next tick."""
         self._wake = asyncio.Event()
@@ -200,8 +204,14 @@ class Scheduler:
 
     def _plan(self, times: Sequence[ScheduleTimes]) -> None:
         now = self._clock.monotonic()
-        # Locked by another daemon, or this clock is a little ahead: not more often than every 50 ms.
-        self._due_at = min((now + max(0.05, entry.due_in) for entry in times), default=None)
+        # What is due still is locked, by a daemon that fires it or by an app that registers: looked at less and less
+        # often. This clock may also be a little ahead.
+        locked = any(entry.due_in <= 0 for entry in times)
+        self._vain = min(self._vain + 1, _MOST_VAIN) if locked else 0
+        pause = _LOCKED_PAUSE * (1 << self._vain)
+        self._due_at = min(
+            (now + (max(entry.due_in, _LOCKED_PAUSE) if entry.due_in > 0 else pause) for entry in times), default=None
+        )
         self._on_times([entry for entry in times if entry.id not in self._functions])
 
     async def _until_due(self) -> None:

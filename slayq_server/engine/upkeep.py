@@ -80,21 +80,39 @@ class Upkeep:
                 self._on_error(error)
 
     async def prune_once(self) -> dict[str, int]:
-        """Removes all that is past its time; how many rows of each kind went."""
-        gone = {"prune_dead": await self._prune("prune_dead", self.dead_kept, _PRUNE_BATCH)}
+        """Removes all that is past its time; how many rows of each kind went. What fails keeps nothing else."""
+        kinds: dict[str, tuple[float, ...]] = {
+            "prune_dead": (self.dead_kept,),
+            "prune_triggers": (_TRIGGER_AGE, _TRIGGERS_KEPT),
+            "prune_events": (_EVENT_AGE,),
+            "prune_sent": (_SENT_AGE,),
+        }
         if self.done_kept is not None:
-            gone["prune_done"] = await self._prune("prune_done", self.done_kept, _PRUNE_BATCH)
-        gone["prune_triggers"] = await self._prune("prune_triggers", _TRIGGER_AGE, _TRIGGERS_KEPT, _PRUNE_BATCH)
-        gone["prune_events"] = await self._prune("prune_events", _EVENT_AGE, _PRUNE_BATCH)
-        gone["prune_sent"] = await self._prune("prune_sent", _SENT_AGE, _PRUNE_BATCH)
+            kinds["prune_done"] = (self.done_kept,)
+        gone: dict[str, int] = {}
+        failures: list[DatabaseUnavailable] = []
+        for statement, limits in kinds.items():
+            try:
+                gone[statement] = await self._prune(statement, *limits)
+            except DatabaseUnavailable as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
         return gone
 
     async def _prune(self, statement: str, *limits: float) -> int:
-        total = 0
+        total, batch = 0, _PRUNE_BATCH
         while True:
-            gone = await self._store.prune(statement, *limits)
+            try:
+                gone = await self._store.prune(statement, *limits, batch)
+            except DatabaseUnavailable:
+                # A dead letter of a run takes all of its steps along: maybe that was too much for one statement.
+                batch //= 10
+                if not batch:
+                    raise
+                continue
             total += gone
-            if gone < _PRUNE_BATCH:
+            if gone < batch:
                 break
         if total:
             _log.info("pruned", statement=statement, rows=total)

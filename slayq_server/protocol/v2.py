@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from slayq.protocol_v2 import LINE_BYTES, OPS, VERSION
+from slayq.protocol_v2 import LINE_BYTES, OPS, REQUEST_BYTES, VERSION
 from slayq_server.model import Run
 from slayq_server.protocol.js_json import has_lone_surrogate, object_members, parse, quoted
 from slayq_server.protocol.v1 import UndeliverablePayload
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
     from slayq_server.model import LeasedJob
 
 _TRACEPARENT: Final = re.compile(r"[\x21-\x7e]{1,512}", re.ASCII)
+_ROOM: Final = 64 * 1024
+"""Bytes of a request for what is neither recorded nor the payload's."""
 _LIMITS: Final = f'{{"line_bytes":{LINE_BYTES},"ops":{OPS}}}'
 
 
 def run_of(text: str) -> Run:
     """What a lease says of a run, from its JSON text. Raises ValueError."""
-    members = object_members(text)
+    # The steps may be many megabytes, which take a second to go through. They come last, as Postgres has put them
+    # together; no text before them can have this in it, for want of quotes that are not escaped.
+    head, steps_follow, steps = text.partition(',"steps":')
+    members = object_members(head + "}" if steps_follow else text)
+    if steps_follow:
+        members["steps"] = steps[:-1]
     try:
         return Run(
             id=_text(members, "id"),
@@ -34,6 +41,7 @@ def run_of(text: str) -> Run:
             seen=int(members["seen"]),
             delivery_failures=int(members["delivery_failures"]),
             traceparent=_text_or_none(members, "traceparent"),
+            bytes=int(members["bytes"]),
         )
     except KeyError as error:
         raise ValueError(f"a leased run has no {error.args[0]}") from None
@@ -72,6 +80,11 @@ def request_of(job: LeasedJob) -> Request:
     """The request that a leased run asks for; raises UndeliverablePayload."""
     run = job.run
     assert run is not None
+    if max(run.bytes, len(run.steps)) + len(job.payload) > REQUEST_BYTES - _ROOM:
+        raise UndeliverablePayload(
+            f"the run has recorded {run.bytes} bytes, and a request may have no more than {REQUEST_BYTES}: "
+            "record references to large outputs, or let other runs do some of the work"
+        )
     try:
         members = object_members(job.payload)
     except ValueError:

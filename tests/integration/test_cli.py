@@ -103,6 +103,7 @@ async def test_the_database_may_come_from_a_dotenv_file(
         (("check",), "give the path of a slay-config.json, or --schema"),
         (("healthcheck", "--url", "ftp://x"), "--url wants http://HOST:PORT"),
         (("dev", "--database", "sqlite"), "--database is embedded, installed"),
+        (("dev", "--allow", "http://127.0.0.1:8000/slayq"), 'take "/slayq" out'),
     ],
 )
 async def test_wrong_usage_exits_2(cli: Cli, command: tuple[str, ...], words: str) -> None:

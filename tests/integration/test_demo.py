@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import tempfile
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.support.endpoint import Endpoint
 
-SCENES = 7
+SCENES = 9
 
 
 async def test_the_demo_sends_and_checks_all_its_scenes(tmp_path: Path) -> None:
@@ -33,6 +34,10 @@ async def test_the_demo_sends_and_checks_all_its_scenes(tmp_path: Path) -> None:
         "app     demo/flaky (fails twice), attempt 3: succeeds after 2 failures → 200",
         "server  always fails: attempt 3 of 3 failed; it is a dead letter now",
         "server  schedule demo-tick fired",
+        "app     demo/order.placed (order-1), attempt 1: fails on purpose after step 2",
+        "server  order-1: suspended; nothing of it runs until it goes on",
+        "sent demo/order.cancelled (order-2)",
+        "app     demo/order.placed (order-1), attempt 1: ends: paid, and there is the invoice of order-1",
     ):
         assert told in finished.stderr
     assert {"stdout", "stderr"} == {path.name for path in tmp_path.iterdir()}
@@ -55,11 +60,16 @@ def open_folder() -> Iterator[Path]:
 
 
 async def test_dev_runs_a_first_job_to_its_end(open_folder: Path) -> None:
-    """The first job fails twice, is tried again and succeeds; with --once that is all, and a second start works."""
+    """The first job fails twice, is tried again and succeeds; the first order is paid, and ends.
+
+    With --once that is all, and a second start works.
+    """
     for _ in range(2):
         finished = await run_program(open_folder, "dev", "--once", timeout=90)
         assert 0 == finished.code, finished
         assert "demo/flaky (first-job), attempt 3: succeeds after 2 failures → 200" in finished.stdout
+        assert "demo/order.placed (order-1), attempt 1: ends: paid" in finished.stdout
+        assert "dev     sent demo/order.cancelled (order-2)" in finished.stdout
     for name in ("env", "secret"):
         assert 0o600 == stat.S_IMODE((open_folder / ".slayq" / name).stat().st_mode)
 
@@ -76,11 +86,17 @@ def test_data_is_kept_where_postgres_can_reach_it(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_dev_on_a_database_of_ones_own(tmp_path: Path, empty_database_url: str) -> None:
-    """It is migrated; what dev tells to type in another terminal works; SIGTERM stops all, cleanly."""
-    with Program(tmp_path / "dev", "dev", "--database", empty_database_url) as dev:
+    """It is migrated; what dev tells to type in another terminal works; SIGTERM stops all, cleanly.
+
+    An app of one's own may be reached, beside the sample app.
+    """
+    own = "http://127.0.0.1:8000"
+    with Program(tmp_path / "dev", "dev", "--database", empty_database_url, "--allow", own) as dev:
         await dev.wait_for_output("sent a first job", timeout=60)
         lines = dev.stdout.splitlines()
         command = next(line.split() for line in lines if " send demo/success " in line)
+        settings = json.loads((tmp_path / "dev" / ".slayq" / "slay-config.json").read_text())
+        assert own == settings["callbacks"]["allow"][1]
         env_file = tmp_path / "dev" / ".slayq" / "env"
         env = dict(line.removeprefix("export ").split("=", 1) for line in env_file.read_text().splitlines())
         assert empty_database_url == env["SLAY_Q_DATABASE_URL"].strip("'")

@@ -512,6 +512,33 @@ async def test_a_drain_releases_what_outlives_the_grace(
     assert [1, ["a"]] == await output_of(connection, run)
 
 
+async def test_what_becomes_ready_in_a_drain_is_told_to_the_other_daemons(
+    daemons: Daemons, app: OpsApp, connection: asyncpg.Connection
+) -> None:
+    """The one that drains leases nothing more, whatever slots it has free: a deploy delays nobody."""
+    draining = asyncio.Event()
+
+    async def script(request: Request) -> AsyncIterator[Any]:
+        if request.steps:
+            yield done()
+            return
+        await draining.wait()
+        yield step("a")
+        yield SUSPEND
+
+    app.script = script
+    await app.register(connection, {"event": "e"})
+    first = await start(daemons, app)
+    run = await send(connection, "e")
+    await wait_until(lambda: app.requests)
+    await start(daemons, app)
+    first.program.send_signal(signal.SIGTERM)
+    await asyncio.sleep(1.5)  # the other one has looked round, and sits idle until its heartbeat, 5 s after its start
+    draining.set()
+    await wait_until(lambda: len(app.requests) == 2, timeout=1.5)
+    await output_of(connection, run)
+
+
 async def test_a_daemon_that_is_killed_loses_nothing_recorded(
     daemons: Daemons, app: OpsApp, connection: asyncpg.Connection
 ) -> None:

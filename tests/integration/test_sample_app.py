@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from slayq.protocol import SIGNATURE_HEADER
 from slayq.signing import sign_v1
+from slayq_server.dev import functions
 from slayq_server.dev.behaviours import EVENTS, reply_to
 from slayq_server.dev.sample_app import PATH, SampleApp, Seen
 from tests.support.process import ROOT
@@ -43,6 +44,10 @@ class Visitor:
         headers = {} if signature is None else {SIGNATURE_HEADER: signature}
         return await self._client.post(PATH, data=body, headers=headers)
 
+    async def index(self) -> str:
+        """What the app says at /."""
+        return str(await (await self._client.get("/")).text())
+
 
 @pytest_asyncio.fixture
 async def visitor() -> AsyncIterator[Visitor]:
@@ -50,6 +55,12 @@ async def visitor() -> AsyncIterator[Visitor]:
     told: list[Seen] = []
     async with TestClient(TestServer(SampleApp(SECRET, told.append).application())) as client:
         yield Visitor(client, told)
+
+
+async def test_the_app_says_what_it_knows(visitor: Visitor) -> None:
+    """Every event, those of its durable functions too."""
+    text = await visitor.index()
+    assert all(event in text for event in (*EVENTS, *functions.EVENTS))
 
 
 async def test_a_good_callback_is_answered_and_told(visitor: Visitor) -> None:

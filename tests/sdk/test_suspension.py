@@ -225,6 +225,41 @@ async def test_tasks_that_a_body_starts_are_its_own(sq: SlayQ) -> None:
     await started[0]
 
 
+async def test_the_loop_s_task_factory(sq: SlayQ) -> None:
+    """A factory of the app's goes on making the tasks, and the loop has it back when no segment runs."""
+    loop = asyncio.get_running_loop()
+    made: list[str] = []
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(coro.__qualname__)
+        return asyncio.Task(coro, loop=loop, **options)
+
+    @sq.function(event="test/event")
+    async def function(step: Step) -> None:
+        await asyncio.gather(step.sleep("a", "1s"), step.sleep("b", "1s"))
+
+    assert ["sleep a", "sleep b", "suspend"] == brief(await ops(function, grace=LONG))
+    assert loop.get_task_factory() is None
+    loop.set_task_factory(factory)
+    answers = await asyncio.gather(*(ops(function, grace=LONG) for _ in range(3)))
+    assert [["sleep a", "sleep b", "suspend"]] * 3 == [brief(answer) for answer in answers]
+    assert loop.get_task_factory() is factory
+    assert 6 == sum("_sleep" in name for name in made)
+
+
+async def test_many_runs_at_once(sq: SlayQ) -> None:
+    """Runs do not see each other's tasks."""
+
+    @sq.function(event="test/event")
+    async def function(step: Step) -> int:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(step.run(f"step {number}", one)) for number in range(3)]
+        return sum(task.result() for task in tasks)
+
+    answers = await asyncio.gather(*(ops(function, grace=LONG) for _ in range(100)))
+    assert [3] * 100 == [answer[-1]["output"] for answer in answers]
+
+
 @pytest.mark.parametrize("kind", ["returns", "raises", "cancelled"])
 async def test_swallowing_the_suspension_is_reported(sq: SlayQ, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """A function that catches BaseException fails its attempt, with an error that says so; nothing recorded is lost."""

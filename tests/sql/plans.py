@@ -164,7 +164,7 @@ DAEMON = {
         ends=f"array['suspended', 'suspended', 'suspended'] || array_fill('done'::text, array[{FEW - 3}])",
         texts=f"array_fill(null::text, array[{FEW}])",
     ),
-    "match_events": "100",
+    "match_events": "100, 0",
     "runs_cancelled": "1",
     "prune_events": "86400, 100",
     "prune_sent": "86400, 100",

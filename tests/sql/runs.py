@@ -169,9 +169,9 @@ class RunsDaemon:
         """Flushes, and says just the verdicts."""
         return [row["verdict"] for row in await self.flush(*segments)]
 
-    async def match(self, most: int = 100) -> asyncpg.Record:
+    async def match(self, most: int = 100, after: int = 0) -> asyncpg.Record:
         """Hands events to those who wait."""
-        row = await self.connection.fetchrow(query("match_events"), most)
+        row = await self.connection.fetchrow(query("match_events"), most, after)
         assert row is not None
         return row
 

@@ -338,7 +338,7 @@ async def test_the_store_works_under_a_limited_role(connect: Connect, limited: s
             "lease": lambda: store.lease(worker, [LeaseRequest((QUEUE,), 0)]),
             "settle": settle,
             "flush": flush,
-            "match_events": lambda: store.match_events(10),
+            "match_events": lambda: store.match_events(10, 0),
             "cancelled_runs": lambda: store.cancelled_runs(worker),
             "release_unknown": lambda: store.release_unknown(worker, []),
             "promote": lambda: store.promote(10),

@@ -131,6 +131,21 @@ async def test_schedules_of_functions(connection: asyncpg.Connection) -> None:
     assert [] == await schedules()
 
 
+async def test_an_app_that_takes_long_to_register_holds_up_no_schedules(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    """A daemon neither waits for it, nor is put out by a schedule that has no next tick yet."""
+    await register(connection, {"event": "shop/nightly", "cron": "0 3 * * *"})
+    other = await connect()
+    async with other.transaction():
+        await register(other, {"event": "shop/nightly", "cron": "0 4 * * *"})
+        await connection.execute("set statement_timeout = '2s'")
+        await connection.execute(query("schedules_plan"), "function:shop/nightly", "0 3 * * *", later())
+        assert [] == await connection.fetch(query("schedules_times"), ["function:shop/nightly"])
+    await connection.execute(query("schedules_plan"), "function:shop/nightly", "0 4 * * *", later())
+    assert 1 == len(await connection.fetch(query("schedules_times"), ["function:shop/nightly"]))
+
+
 # Sending
 
 
@@ -346,6 +361,43 @@ async def test_prune_forgets_events_no_run_waits_for(connection: asyncpg.Connect
     await runs.flush((await runs.lease_one()).ends("done"))
     assert 1 == await connection.fetchval(query("prune_events"), 86400.0, 100)
     assert 1 == await connection.fetchval(query("prune_sent"), 86400.0, 100)
+
+
+async def test_prune_keeps_events_for_dead_runs(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """Put back, such a run may wait for what happened since it began; purged, it keeps nothing."""
+    await register(connection)
+    await send(connection, PLACED, {"order": 7})
+    await runs.flush((await runs.lease_one()).ends("dead", error="no", reason="no-retry"))
+    await connection.execute("update slayq.dead_letter set created_at = now() - interval '3 days'")
+    await send(connection, PAID, {"order": 7})
+    await runs.match()
+    await connection.execute("update slayq.event set created_at = now() - interval '2 days'")
+    assert 0 == await connection.fetchval(query("prune_events"), 86_400.0, 10)
+    await connection.execute("delete from slayq.dead_letter")
+    assert 1 == await connection.fetchval(query("prune_events"), 86_400.0, 10)
+
+
+async def test_what_is_kept_for_an_old_run_costs_pruning_nothing(
+    connection: asyncpg.Connection, runs: RunsDaemon
+) -> None:
+    """A run that lives for months keeps all the events that it may wait for; they are not gone through each minute."""
+    await register(connection)
+    await send(connection, PLACED, {"order": 7})
+    await connection.execute("update slayq.job set created_at = now() - interval '60 days'")
+    await connection.execute(
+        """insert into slayq.event (kind, term, event, match_key, match_value, value, matched, created_at)
+        select 'event', n, name, 'order', n, '{}', true, now() - interval '30 days'
+        from generate_series(1, 20000) as n, (values ($1), ('shop/other')) as names (name) where name = $1 or n <= 5""",
+        PAID,
+    )
+    await connection.execute("analyze slayq.event")
+    async with connection.transaction():
+        plan = await connection.fetchval(
+            f"explain (analyze, buffers, format json) {query('prune_events')}", 86_400.0, 10
+        )
+    (explained,) = json.loads(plan)
+    assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 300
+    assert 20_000 == await connection.fetchval("select count(*) from slayq.event")
 
 
 async def test_ids_are_uuids(connection: asyncpg.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,7 +33,7 @@ async def test_an_event_wakes_who_waits_for_it(connection: asyncpg.Connection, r
     await runs.flush((await placed(connection, runs, 8)).wait("payment", "8").ends("suspended"))
     assert await send(connection, PAID, {"order": 7, "amount": 5}) is None
     row = await runs.match()
-    assert (1, ["general"], False, False) == tuple(row)
+    assert (1, ["general"], False, False) == tuple(row)[:4]
     assert {"payment": ("done", {"order": 7, "amount": 5})} == (await runs.lease_one()).steps
     assert [] == await runs.lease()
 
@@ -192,8 +193,53 @@ async def test_a_locked_run_is_woken_later(connection: asyncpg.Connection, conne
     other = await connect()
     async with other.transaction():
         await other.execute("select from slayq.job for update")
-        assert (0, [], False, True) == tuple(await runs.match())
-    assert (1, ["general"], False, False) == tuple(await runs.match())
+        assert (0, [], False, True) == tuple(await runs.match())[:4]
+    assert (1, ["general"], False, False) == tuple(await runs.match())[:4]
+
+
+async def test_events_for_a_locked_run_hold_up_no_others(
+    connection: asyncpg.Connection, connect: Connect, runs: RunsDaemon
+) -> None:
+    """However many there are of them, and however long the run stays locked."""
+    for order in (1, 2):
+        await runs.flush((await placed(connection, runs, order)).wait("payment", str(order)).ends("suspended"))
+    other = await connect()
+    async with other.transaction():
+        await other.execute("select from slayq.job order by id limit 1 for update")
+        for order in (1, 1, 1, 2):
+            await send(connection, PAID, {"order": order})
+        first = await runs.match(2)
+        assert (0, [], True, True) == tuple(first)[:4]
+        assert (1, ["general"], False, True) == tuple(await runs.match(2, first["last"]))[:4]
+    assert (1, ["general"], True, False) == tuple(await runs.match(2))[:4]
+
+
+async def test_an_event_for_very_many_is_handed_out_bit_by_bit(
+    connection: asyncpg.Connection, connect: Connect, runs: RunsDaemon
+) -> None:
+    """No pass takes longer than its time limit, and each brings something, whoever has some of the runs locked."""
+    for _ in range(23):
+        await runs.flush((await placed(connection, runs)).wait("payment").ends("suspended"))
+    await send(connection, PAID, {"order": 7})
+    other = await connect()
+    async with other.transaction():
+        await other.execute("select from slayq.job order by id limit 2 for update")
+        first = await runs.match(1)
+        second = await runs.match(1, first["last"])
+        third = await runs.match(1, second["last"])
+        assert [(10, True, False), (10, True, False), (1, False, True)] == [
+            (row["matched"], row["more"], row["left_over"]) for row in (first, second, third)
+        ]
+    assert (2, ["general"], False, False) == tuple(await runs.match(1))[:4]
+
+
+async def test_a_dead_run_takes_the_event_that_it_waits_for(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """It is there when the run is put back, and keeps no event from being over."""
+    await runs.flush((await placed(connection, runs)).wait("payment").ends("dead", error="no", reason="no-retry"))
+    await send(connection, PAID, {"order": 7})
+    assert (0, [], False, False) == tuple(await runs.match())[:4]
+    await connection.execute("select slayq._redrive_1(array(select id from slayq.dead_letter))")
+    assert {"payment": ("done", {"order": 7})} == (await runs.lease_one()).steps
 
 
 # Invocations
@@ -254,6 +300,21 @@ async def test_an_invocation_times_out(connection: asyncpg.Connection, runs: Run
     assert {"invoice": "timed_out"} == (await runs.lease_one()).steps
 
 
+@pytest.mark.parametrize("how", ["done", "dead"])
+async def test_a_callees_end_in_time_that_nobody_has_matched_yet(
+    connection: asyncpg.Connection, runs: RunsDaemon, how: str
+) -> None:
+    """It counts, as an event does."""
+    _, callee = await invoked(connection, runs)
+    await runs.flush(callee.ends(how, output=5, error="no", reason="no-retry"))
+    await connection.execute("update slayq.event set created_at = now() - interval '1 minute'")
+    await make_steps_due(connection)
+    assert 0 == (await runs.promote())["expired_invocations"]
+    assert (0, [], False, False) == tuple(await runs.match())[:4]
+    (step,) = (await runs.lease_one()).run["steps"]
+    assert ("done", 5) == (step["state"], step["output"]) if how == "done" else "failed" == step["state"]
+
+
 async def test_an_event_that_no_app_registers(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
     """Invoking it is refused in clear words; nothing is lost."""
     (row,) = await runs.flush(
@@ -300,6 +361,24 @@ async def test_a_send_waits_for_nobody_for_long(
     first.step("a").say("send", "stop", [{"event": CANCELLED, "data": {"order": 3}}])
     assert ["ok"] == await runs.ended(first)
     assert 0 == await count(connection, where=f"run_id = '{victim}'")
+
+
+async def test_sends_of_many_runs_wait_no_longer_than_one(
+    connection: asyncpg.Connection, connect: Connect, runs: RunsDaemon
+) -> None:
+    """A daemon writes down one flush at a time: it must not stand still while all that it delivers is locked."""
+    for order in range(20):
+        await send(connection, PLACED, {"order": order})
+    victim = await send(connection, PLACED, {"order": 99})
+    segments = await runs.lease(20)
+    other = await connect()
+    async with other.transaction():
+        await other.execute("select from slayq.job where run_id = $1 for update", victim)
+        for segment in segments:
+            segment.say("send", "stop", [{"event": CANCELLED, "data": {"order": 99}}])
+        started = time.monotonic()
+        assert ["locked"] * 20 == await runs.ended(*segments)
+    assert time.monotonic() - started < 1.5
 
 
 async def test_a_run_that_cancels_itself(connection: asyncpg.Connection, runs: RunsDaemon) -> None:

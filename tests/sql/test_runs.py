@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sql.runs import PLACED, RENDER, Raw, RunsDaemon, Segment, make_steps_due, register, send
+from tests.sql.runs import PLACED, RENDER, Raw, RunsDaemon, Segment, leased, make_steps_due, register, send
 from tests.sql.support import URL, count
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ async def test_a_run_as_it_is_leased(connection: asyncpg.Connection, runs: RunsD
     assert (1, 3) == (segment.attempts, segment.max_attempts)
     created = datetime.fromisoformat(segment.run.pop("created_at"))
     assert abs(datetime.now(UTC) - created) < timedelta(minutes=1)
-    expected = {"id": str(run), "url": URL, "delivery_failures": 0, "traceparent": trace, "seen": 0, "steps": []}
-    assert expected == segment.run
+    expected = {"id": str(run), "url": URL, "delivery_failures": 0, "traceparent": trace, "seen": 0, "bytes": 0}
+    assert {**expected, "steps": []} == segment.run
 
 
 async def test_steps_are_there_again_in_the_order_of_their_completion(
@@ -98,6 +99,16 @@ async def test_a_run_that_is_put_back_tries_the_step_again_that_killed_it(
     assert 3 == await count(connection, "step")
     await connection.execute("select slayq._redrive_1(array[$1::bigint])", segment.id)
     assert {"caught": "failed", "mend": ("done", 1)} == (await runs.lease_one()).steps
+
+
+async def test_leases_rise_beyond_death(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """A delivery's id is never given twice, and a late flush from before the run died changes nothing."""
+    await send(connection, PLACED, {"order": 7})
+    before = await runs.lease_one()
+    await runs.flush(before.ends("dead", error="ValueError: no", reason="no-retry"))
+    await connection.execute("select slayq._redrive_1(array[$1::bigint])", before.id)
+    assert before.lease < (await runs.lease_one()).lease
+    assert ["stale"] == await runs.ended(before.ends("dead", error="ValueError: no", reason="no-retry"))
 
 
 async def test_steps_go_with_the_dead_letter(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
@@ -174,6 +185,53 @@ async def test_a_step_that_has_failed_for_good(connection: asyncpg.Connection, r
     await runs.promote()
     (step,) = (await runs.lease_one()).run["steps"]
     assert ("failed", 3, ERROR) == (step["state"], step["attempts"], step["error"])
+
+
+async def test_attempts_at_a_step_in_one_flush(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """The last one counts: the app may have tried again while others of its steps were at work."""
+    await send(connection, PLACED, {"order": 7})
+    segment = (await runs.lease_one()).say("step_failed", "a", ERROR, attempts=1, final=False)
+    segment.step("b").step("a", 5).say("step_failed", "c", ERROR, attempts=1, final=False)
+    segment.say("step_failed", "c", ERROR, attempts=2, final=False)
+    assert ["settled"] == await runs.ended(segment.ends("released"))
+    segment = await runs.lease_one()
+    assert {"b": ("done", None), "a": ("done", 5), "c": "pending"} == segment.steps
+    assert 2 == segment.run["steps"][-1]["attempts"]
+
+
+async def test_a_large_flush(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """After an outage there is much to write: its time grows with the ops, not with their square."""
+    number = 400
+    await connection.execute(
+        "select slayq.send($1, json_build_object('order', n)) from generate_series(1, $2::integer) as n", PLACED, number
+    )
+    segments = await runs.lease(number)
+    for segment in segments:
+        segment.say("send", "tell", [{"event": RENDER, "data": {}}])
+        for place in range(40):
+            segment.step(f"step {place}", place)
+    started = time.monotonic()
+    assert {"ok"} == set(await runs.ended(*segments))
+    assert time.monotonic() - started < 4  # a twentieth of that, where nothing else runs
+    assert number * 41 == await count(connection, "step")
+
+
+async def test_a_run_that_has_recorded_too_much(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
+    """It is leased, so that it can be buried, without what no app would read; the others with it are as they were."""
+    first = await leased(connection, runs)
+    await runs.flush(first.step("a", 1).ends("released"))
+    await connection.execute(
+        """insert into slayq.step (job_id, name, kind, state, number, output)
+        select $1, 'large ' || n, 'run', 'done', n, to_json(repeat('x', 1048574))
+        from generate_series(1, $2::integer) as n""",
+        first.id,
+        64,
+    )
+    segment = await runs.lease_one()
+    assert (64 * 1048576 + 1, []) == (segment.run["bytes"], segment.run["steps"])
+    await runs.flush(segment.ends("released"))
+    await connection.execute("delete from slayq.step where name = 'a'")
+    assert 64 == len((await runs.lease_one()).run["steps"])
 
 
 async def test_nothing_to_wait_for(connection: asyncpg.Connection, runs: RunsDaemon) -> None:

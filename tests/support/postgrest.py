@@ -97,9 +97,13 @@ class PostgRest:
         client = AsyncPostgrestClient(postgrest.url, headers=postgrest.headers("service_role"))
     """
 
-    def __init__(self, database_url: str) -> None:
-        """`database_url` may name any user: it logs in as `authenticator`, with the same password."""
+    def __init__(self, database_url: str, path: str = "") -> None:
+        """`database_url` may name any user: it logs in as `authenticator`, with the same password.
+
+        `path` comes before those of the functions; Supabase has /rest/v1 there.
+        """
         self._database_url = database_url
+        self._path = path
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._runner: web.AppRunner | None = None
         self.url = ""
@@ -117,7 +121,7 @@ class PostgRest:
     async def __aenter__(self) -> Self:
         self._pool = await asyncpg.create_pool(self._database_url, user=_LOGIN, min_size=0, max_size=4, timeout=10)
         app = web.Application(client_max_size=16 * 1024 * 1024)
-        app.router.add_post("/rpc/{function}", self._serve)
+        app.router.add_post(self._path + "/rpc/{function}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()

@@ -11,7 +11,7 @@ import pytest
 
 from slayq_server.config import parse
 from slayq_server.db.admin_rows import SentJob
-from slayq_server.dev import dev, scenes
+from slayq_server.dev import dev, functions, scenes
 from slayq_server.dev.behaviours import EVENTS
 from slayq_server.dev.demo import plain_words
 from slayq_server.dev.sample_app import Seen
@@ -93,12 +93,41 @@ def test_a_tick_must_be_answered_and_the_real_minute_may_come_too() -> None:
     assert complaint([], []) is not None
 
 
+def of_order(*done: tuple[str, int | None, float]) -> list[Seen]:
+    """What an order's function told: words, status, seconds."""
+    return [Seen(at, "demo/order.placed", "order-1", 1, status, words, 1) for words, status, at in done]
+
+
+def test_an_order_must_take_each_step_once_fail_and_rest() -> None:
+    """A step that is run again, one that is missing, no failure, or too short a rest are told."""
+    complaint = scene("an order, for").complaint
+    reserves, confirms, asks = functions.STEPS
+    first = [(reserves, None, 1.0), (confirms, None, 1.0), ("fails", 500, 1.0)]
+    last = [(asks, None, 3.5), (functions.INVOICED, None, 3.6), ("ends", 200, 3.7)]
+    assert complaint(of_order(*first, *last), []) is None
+    assert f"did {reserves}, {confirms}, {reserves}" in str(complaint(of_order(*first, first[0], *last), []))
+    assert "did nothing" == complaint([], [])
+    assert "ended with 200" == complaint(of_order(*first[:2], *last), [])
+    assert "rested for 0.50 s" == complaint(of_order(*first, (asks, None, 1.5), *last[1:]), [])
+
+
+def test_a_cancelled_order_must_end_with_its_third_step() -> None:
+    """Nothing of it comes after that."""
+    complaint = scene("is cancelled").complaint
+    steps = [(words, None, 1.0) for words in functions.STEPS]
+    assert complaint(of_order(*steps), []) is None
+    assert complaint(of_order(*steps, (functions.INVOICED, None, 2.0)), []) is not None
+
+
 def test_scenes_know_their_own() -> None:
     """Every callback belongs to one scene, by its key or by its event."""
     every = scenes.scenes(APP, NOW)
     for each in every:
         for job in each.jobs:
             seen = Seen(0, "demo/success", job.key or "", 1, None, "", 1)
+            assert [each] == [owner for owner in every if owner.owns(seen)]
+        if each.order:
+            seen = Seen(0, "demo/invoice", each.order, 1, None, "", 1)
             assert [each] == [owner for owner in every if owner.owns(seen)]
     tick = Seen(0, scenes.CRON_EVENT, "cron", 1, None, "", 1)
     assert ["a schedule"] == [owner.title for owner in every if owner.owns(tick)]
@@ -118,6 +147,7 @@ def test_their_configurations_are_good(config: Any) -> None:
     [
         ({"event": "worker_started", "queues": ["a", "b"]}, "is up and serves a, b"),
         ({"event": "job_completed", "job_key": None, "job_id": 7}, "job 7: done"),
+        ({"event": "job_suspended", "job_id": 12}, "order-1: suspended; nothing of it runs until it goes on"),
         ({"event": "schedule_fired", "schedule": "s"}, "schedule s fired"),
         ({"event": "stopped"}, None),
         ({"event": "worker_lost", "level": "error"}, "error: worker_lost"),
@@ -126,9 +156,9 @@ def test_their_configurations_are_good(config: Any) -> None:
 )
 def test_the_log_in_plain_words(log: dict[str, Any], words: str | None) -> None:
     """What matters is told; trouble is told as it is."""
-    assert words == plain_words(json.dumps({"level": "info", **log}))
+    assert words == plain_words(json.dumps({"level": "info", **log}), {12: "order-1"})
 
 
 def test_a_line_that_is_no_log_is_told_as_it_is() -> None:
     """A traceback, say."""
-    assert "Traceback …" == plain_words("Traceback …")
+    assert "Traceback …" == plain_words("Traceback …", {})

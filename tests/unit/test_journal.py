@@ -184,6 +184,8 @@ async def test_a_locked_run_is_tried_again_and_holds_up_nobody() -> None:
         rig.open(2).finish(DONE)
         await asyncio.sleep(1)
         assert [(2, "completed", "settled")] == rig.settled
+        await asyncio.sleep(59)
+        assert len(rig.store.flushes) < 50, "less and less often: each try may make all others wait"
         rig.store.locked = set()
     assert {1: "ab"} == {1: rig.store.written[1]}
     assert (1, "completed", "settled") == rig.settled[-1]
@@ -204,6 +206,46 @@ async def test_a_stale_lease_closes_the_stream_and_writes_nothing_more() -> None
         record.finish(Outcome(OutcomeKind.RELEASED))
     assert [[(1, "a", "")]] == rig.store.flushes
     assert [(1, "released", "stale")] == rig.settled
+
+
+@in_virtual_time
+async def test_what_takes_too_long_is_written_in_smaller_flushes() -> None:
+    """Postgres has a time limit for a statement: the same flush again would run into it again."""
+    rig = Rig()
+    too_many = 20
+
+    def meanwhile() -> None:
+        if len(rig.store.flushes[-1]) >= too_many:
+            raise DatabaseUnavailable("canceling statement due to statement timeout")
+
+    rig.store.meanwhile = meanwhile
+    async with rig.runs():
+        for number in range(200):
+            rig.open(number).finish(DONE)
+        await asyncio.sleep(30)
+        assert [] == rig.journal.items()
+        rig.store.meanwhile = lambda: None
+        for number in range(200, 400):
+            rig.open(number).finish(DONE)
+    assert set(range(400)) == set(rig.store.ended)
+    assert max(len(flush) for flush in rig.store.flushes[-10:]) > too_many
+
+
+@in_virtual_time
+async def test_a_run_that_is_leased_again_before_its_end_is_known_to_be_written() -> None:
+    """The answer to the end's flush was lost, and the run is back: a flush has each run once, by its latest lease."""
+    rig = Rig()
+    rig.store.away = True
+    async with rig.runs():
+        rig.open(1, lease=7).finish(SUSPENDED)
+        await asyncio.sleep(0.002)
+        record = rig.open(1, lease=8)
+        record.put([step("a")])
+        rig.store.away = False
+        await asyncio.sleep(0.1)
+        record.finish(DONE)
+    assert [[(1, "", "suspended")], [(1, "a", "")], [(1, "", "completed")]] == rig.store.flushes
+    assert [(1, "suspended", "stale"), (1, "completed", "settled")] == rig.settled
 
 
 @in_virtual_time

@@ -24,6 +24,8 @@ class FakeStore:
         self.asked: list[tuple[str, float]] = []
         self.promoted: list[Promoted] = []
         self.matched: list[Matched] = []
+        self.matched_after: list[int] = []
+        self.promotes_at_most = 500
         self.reaped: list[list[Reaped]] = []
         self.failing: set[str] = set()
 
@@ -35,10 +37,13 @@ class FakeStore:
 
     async def promote(self, most: int) -> Promoted:
         await self._ask("promote")
+        if most > self.promotes_at_most:
+            raise DatabaseUnavailable("canceling statement due to statement timeout")
         return self.promoted.pop(0) if self.promoted else NOTHING
 
-    async def match_events(self, most: int) -> Matched:
+    async def match_events(self, most: int, after: int) -> Matched:
         await self._ask("match")
+        self.matched_after.append(after)
         return self.matched.pop(0) if self.matched else Matched(0, (), more=False, left_over=False)
 
     async def advance_headless_lanes(self, most: int) -> tuple[str, ...]:
@@ -176,14 +181,15 @@ async def test_events_are_matched_until_none_is_left() -> None:
     """At once while there are more; a little later for a run that somebody had locked; again after an outage."""
     rig = Rig()
     rig.store.matched = [
-        Matched(3, ("mail",), more=True, left_over=True),
-        Matched(1, ("video",), more=False, left_over=True),
+        Matched(3, ("mail",), more=True, left_over=True, last=9),
+        Matched(1, ("video",), more=False, left_over=False),
     ]
     async with rig.runs() as promoter:
         promoter.match()
         promoter.match()
         await asyncio.sleep(10)
         assert [0.0, 0.001, 0.102] == rig.store.times("match")
+        assert [0, 9, 0] == rig.store.matched_after
         assert ["mail", "video"] == rig.ready
         rig.store.failing = {"match"}
         promoter.match()
@@ -193,3 +199,29 @@ async def test_events_are_matched_until_none_is_left() -> None:
         await asyncio.sleep(10)
     assert failed > 3
     assert failed + 1 == len(rig.store.times("match"))
+
+
+@in_virtual_time
+async def test_what_happens_during_a_round_has_another_round() -> None:
+    """It may have been committed late, and then comes before the events at which the round is by now."""
+    rig = Rig()
+    rig.store.matched = [Matched(3, (), more=True, left_over=False, last=last) for last in (5, 9)]
+    async with rig.runs() as promoter:
+        promoter.match()
+        await asyncio.sleep(0.0015)
+        promoter.match()
+        await asyncio.sleep(10)
+    assert [0, 5, 9, 0] == rig.store.matched_after
+    assert [0.0, 0.001, 0.002, 0.003] == rig.store.times("match")
+
+
+@in_virtual_time
+async def test_what_takes_too_long_is_promoted_in_smaller_batches() -> None:
+    """Postgres has a time limit for a statement: the same batch again would run into it again."""
+    rig = Rig()
+    rig.store.promotes_at_most = 40
+    rig.store.promoted = [Promoted(31, ("mail",), 0, 0, None)]
+    async with rig.runs() as promoter:
+        promoter.due_in(0.0)
+        await asyncio.sleep(10)
+    assert ["mail"] == rig.ready

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slayq.protocol_v2 import StepKind, StepState, parse_request
+from slayq.protocol_v2 import REQUEST_BYTES, StepKind, StepState, parse_request
 from slayq_server.model import LeasedJob, Run
 from slayq_server.protocol.v1 import UndeliverablePayload
 from slayq_server.protocol.v2 import CLOSED, OPEN, known_steps, request_of, run_of
@@ -82,13 +82,22 @@ def test_what_a_lease_says_of_a_run() -> None:
         "delivery_failures": 2,
         "traceparent": None,
         "seen": 2**60,
-        "steps": [],
+        "bytes": 9,
+        "steps": [{"name": "a", "output": 1}],
     }
-    expected = Run("i", None, "t", "[]", 2**60, 2, None)
-    assert expected == run_of(json.dumps(members))
+    expected = Run("i", None, "t", '[{"name":"a","output":1}]', 2**60, 2, None, 9)
+    assert expected == run_of(json.dumps(members, separators=(",", ":")))
     for name in ("id", "steps", "seen"):
         with pytest.raises(ValueError, match=name):
-            run_of(json.dumps({key: value for key, value in members.items() if key != name}))
+            run_of(json.dumps({key: value for key, value in members.items() if key != name}, separators=(",", ":")))
+
+
+def test_a_run_that_has_recorded_too_much() -> None:
+    """No app would read it: it is told at once, and not by one delivery after the other."""
+    with pytest.raises(UndeliverablePayload, match="67108864"):
+        request_of(job(bytes=70_000_000))
+    with pytest.raises(UndeliverablePayload):
+        request_of(job(steps="[" + " " * REQUEST_BYTES + "]"))
 
 
 @pytest.mark.parametrize(

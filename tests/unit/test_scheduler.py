@@ -13,6 +13,7 @@ from slayq_server.clock import SystemClock
 from slayq_server.engine.crontab import Crontab
 from slayq_server.engine.scheduler import Scheduler
 from slayq_server.model import ScheduleRow, ScheduleTimes
+from tests.support.virtual import VirtualClock, in_virtual_time, now
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -35,6 +36,7 @@ class FakeStore:
         """Functions' schedules, and whether they are planned."""
         self.plans: list[tuple[str, str, datetime]] = []
         self.asked_for: list[str] = []
+        self.due_in = 3600.0
 
     async def functions(self) -> list[tuple[ScheduleRow, bool]]:
         return self.registered
@@ -50,7 +52,7 @@ class FakeStore:
     async def times(self, ids: Sequence[str]) -> list[ScheduleTimes]:
         self.on_times()
         self.asked_for = list(ids)
-        return [ScheduleTimes("hourly", NOW + timedelta(hours=1), None, 3600.0)]
+        return [ScheduleTimes("hourly", NOW + timedelta(hours=1), None, self.due_in)]
 
     @asynccontextmanager
     async def firing(self, ids: Sequence[str]) -> AsyncIterator[Any]:
@@ -123,3 +125,24 @@ async def test_functions_schedules_are_planned_from_now_on() -> None:
     store.registered = [(replace(of_function, id="function:c", cron="1 * * * *"), False)]
     await scheduler._look_at_functions()
     assert "function:c" == store.plans[-1][0]
+
+
+@in_virtual_time
+async def test_a_schedule_that_stays_locked_is_looked_at_less_and_less_often() -> None:
+    """An app may take its time to register; other schedules are on time meanwhile."""
+    store = FakeStore()
+    looks: list[float] = []
+    store.on_times = lambda: looks.append(now())
+    store.due_in = -1.0
+    scheduler = Scheduler(
+        store, VirtualClock(), on_fired=lambda *_: None, on_times=lambda _: None, on_error=lambda _: None
+    )
+    scheduler.replace([HOURLY])
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(scheduler.run())
+        await asyncio.sleep(60)
+        assert 10 < len(looks) < 60
+        store.due_in = 0.2
+        await asyncio.sleep(10)
+        assert len(looks) > 60
+        task.cancel()

@@ -25,10 +25,11 @@ replaced as (
 ),
 buried as (
     insert into slayq.dead_letter (id, queue, reason, priority, attempts, max_attempts, job_key, serial_queue, event,
-        match_terms, flags, payload, patches, last_error, run_at, created_at, run_id, born, traceparent)
+        match_terms, flags, payload, patches, last_error, run_at, created_at, run_id, born, traceparent, lease)
     select ended.id, ended.queue, outcome.reason, ended.priority, ended.attempts, ended.max_attempts, ended.job_key,
         ended.serial_queue, ended.event, ended.match_terms, ended.flags, coalesce(outcome.payload, ended.payload),
-        ended.patches, outcome.error, ended.run_at, ended.created_at, ended.run_id, ended.born, ended.traceparent
+        ended.patches, outcome.error, ended.run_at, ended.created_at, ended.run_id, ended.born, ended.traceparent,
+        ended.lease
     from ended join outcome on outcome.id = ended.id
     where not (ended.superseded or ended.cancelled)
 )

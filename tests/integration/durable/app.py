@@ -37,6 +37,7 @@ class Order(BaseModel):
 
 ten = Event("durable/ten", Order)
 slow = Event("durable/slow", Order)
+long = Event("durable/long", Order)
 waiter = Event("durable/waiter", Order)
 paid = Event("durable/paid", Order)
 parent = Event("durable/parent", Order)
@@ -92,6 +93,19 @@ async def minute(run: str) -> None:
     except asyncio.CancelledError:
         note("cancelled", run=run)
         raise
+
+
+@sq.function(event=long, queue="general")
+async def run_long(order: Order, step: Step) -> None:
+    """One step of so many seconds."""
+    await step.run("seconds", seconds, str(step.run_id), order.order)
+    note("finished", run=str(step.run_id))
+
+
+async def seconds(run: str, number: int) -> None:
+    """Takes as long as it is told to."""
+    note("step", run=run, step="seconds")
+    await asyncio.sleep(number)
 
 
 @sq.function(event=waiter, queue="general", waits_on=[(paid, "order")])

@@ -82,3 +82,16 @@ async def test_cancelled_where_nothing_listens(daemons: Daemons, connection: asy
     await wait_until(lambda: app.log("cancelled", run=run), 20)
     await asyncio.sleep(0)
     await wait_until(lambda: _equals(connection, "select count(*) from slayq.job", 0), 20)
+
+
+async def test_a_step_takes_longer_than_the_time_out_of_its_queue(
+    daemons: Daemons, connection: asyncpg.Connection, app: App
+) -> None:
+    """The app says often enough that it is alive: the step of three seconds runs once, under a time-out of one."""
+    await start_daemon(daemons, app, timeout="1s")
+    await app.start()
+    await registered(connection)
+    run = await send(connection, "durable/long", 3)
+    await wait_until(lambda: app.log("finished", run=run), 30, "the run's end")
+    await wait_until(lambda: _equals(connection, "select count(*) from slayq.job", 0), 30, "the job being done")
+    assert 1 == len(app.log("step", run=run))
