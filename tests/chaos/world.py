@@ -178,7 +178,7 @@ class World:
                 "mail": {"concurrency": MAIL, **common},
                 "tight": {"concurrency": TIGHT, "scope": "cluster", **common},
                 "lanes": {"concurrency": LANES, "strict": True, **common},
-                "runs": {"concurrency": RUNS, "backoff": fast, "timeout": 30, "connect_timeout": 2},
+                "runs": {"concurrency": RUNS, **common, "timeout": 12},
             },
             "cron": [
                 {
