@@ -134,7 +134,7 @@ class Producer:
 
     async def _send_job(self, name: str) -> None:
         random = self._random
-        queue = random.choices(self._queues, [6, 2, 2][: len(self._queues)])[0]
+        queue = random.choices(self._queues, [8, 1, 1][: len(self._queues)])[0]
         plan, attempts = chosen(random) if self._plan is None else (self._plan, 25)
         lane = None
         if queue == "lanes":

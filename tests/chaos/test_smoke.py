@@ -31,7 +31,7 @@ async def ran(folder: Path, *arguments: str) -> Program:
 @pytest.mark.parametrize("way", ["direct", "pgbouncer"])
 async def test_one_of_each_kind_of_fault(tmp_path: Path, way: str) -> None:
     """Every invariant holds: see the reliability requirement, and the checker for each of them."""
-    more = ()
+    more: tuple[str, ...] = ()
     if way == "pgbouncer":
         installed()  # skips without it
         more = ("--pgbouncer",)
