@@ -41,6 +41,7 @@ def main() -> int:
         each_once=given.each_once,
         gap=(given.gap, 3 * given.gap),
         plan=None if given.plan is None else [each for each in given.plan.split(",") if each],
+        count=given.count,
         queues=tuple(given.queues.split(",")),
         setting=Setting(given.daemons, given.lease, given.pgbouncer, given.plant, given.timeout),
     )
@@ -69,6 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pgbouncer", action="store_true", help="a pooler in transaction mode in front of Postgres")
     parser.add_argument("--rate", type=float, default=20.0, help="jobs and runs sent in a second")
     parser.add_argument("--runs", type=float, default=0.1, help="which share of them are durable runs")
+    parser.add_argument("--count", type=int, help="of jobs and runs to send, however long that takes")
     parser.add_argument("--lease", type=float, default=3.0, help="seconds that a worker row is good for")
     parser.add_argument(
         "--gap", type=float, default=1.0, help="seconds of calm between two faults, up to three times that"

@@ -79,8 +79,8 @@ class Producer:
         self._session: aiohttp.ClientSession | None = None
         self._sdks: list[SlayQ] = []
 
-    async def run(self, per_second: float, until: Callable[[], bool]) -> None:
-        """Sends so many a second until told to stop; returns once each call has come to an end."""
+    async def run(self, per_second: float, until: Callable[[], bool], most: int | None = None) -> None:
+        """Sends so many a second until told to stop, or so many in all; returns once each call has come to an end."""
         loop = asyncio.get_running_loop()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIME_LIMIT)) as self._session:
             self._pool = asyncpg.create_pool(
@@ -97,11 +97,12 @@ class Producer:
                 *(SlayQ(driver=RpcDriver(url, [self._secret]), secret=self._secret) for url in self._rpc_urls),
             ]
             try:
-                due = loop.time()
-                while not until():
+                due, begun = loop.time(), 0
+                while not until() and (most is None or begun < most):
                     due = max(due + self._random.expovariate(per_second), loop.time() - 1.0)
                     await asyncio.sleep(max(0.0, due - loop.time()))
                     if len(self._tasks) < AT_ONCE:
+                        begun += 1
                         self._spawn(self._send_something())
                 while self._tasks:
                     await asyncio.wait(self._tasks, timeout=1.0)

@@ -44,6 +44,8 @@ class Order:
     gap: tuple[float, float] = (1.0, 4.0)
     plan: list[str] | None = None
     """Of every job, in place of one chosen for each; the empty one has all answered with 200."""
+    count: int | None = None
+    """How many are sent, however long that takes; None: as many as there is time for."""
     queues: tuple[str, ...] = ("mail", "tight", "lanes")
     setting: Setting = field(default_factory=Setting)
 
@@ -102,12 +104,15 @@ async def _live(order: Order, world: World, faults: Sequence[Any], folder: Path)
     began = time.monotonic()
     over = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(producer.run(order.rate, over.is_set))
+        sending = group.create_task(producer.run(order.rate, over.is_set, order.count))
         await nemesis.run(faults, began)
         broken_until = time.monotonic()
         tail = TAIL if faults else 0.0
-        await asyncio.sleep(max(tail, began + order.seconds - time.monotonic()))
-        over.set()
+        if order.count is None:
+            await asyncio.sleep(max(tail, began + order.seconds - time.monotonic()))
+            over.set()
+        else:
+            await sending
     drained = await world.drained(DRAINS_WITHIN)
     final = {
         "calm_from": broken_until + CALM if faults else None,
@@ -234,7 +239,8 @@ def figures(history: History) -> dict[str, Any]:
         "jobs_ok": sum(job.state == "ok" for job in jobs),
         "jobs_unknown": sum(job.state == "unknown" for job in jobs),
         "jobs_refused": sum(job.state == "fail" for job in jobs),
-        "deliveries": len(history.deliveries),
+        "deliveries": sum(len(job.deliveries) for job in jobs),
+        "deliveries_of_ticks": sum(each.id is None for each in history.deliveries),
         "duplicates": sum(max(0, sum(each.good for each in job.deliveries) - len(job.invoked)) for job in jobs),
         "dead": len(history.final.get("dead", ())),
         "sends_of_runs": len(sends),
