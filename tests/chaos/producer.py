@@ -152,7 +152,7 @@ class Producer:
             job["job_key"] = name
         if lane is None and 0.35 <= fate < 0.40:
             job["priority"] = random.choice((-5, 5))
-        cancels = lane is None and 0.40 <= fate < 0.43
+        cancels = lane is None and self._plan is None and 0.40 <= fate < 0.43
         if cancels:
             job["job_key"] = name
         event = "chaos/cancel" if cancels else "chaos/job"
