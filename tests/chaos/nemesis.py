@@ -118,6 +118,17 @@ class Nemesis:
                 await connection.execute("select pg_terminate_backend($1)", row["pid"])
                 await asyncio.sleep(0.05)
 
+    async def _pg_readonly(self, fault: Fault) -> None:
+        async with self._world.connection() as connection:
+            await connection.execute("alter system set default_transaction_read_only = on")
+            await connection.execute("select pg_reload_conf()")
+            try:
+                await asyncio.sleep(fault.seconds)
+            finally:
+                await connection.execute("set default_transaction_read_only = off")
+                await connection.execute("alter system reset default_transaction_read_only")
+                await connection.execute("select pg_reload_conf()")
+
     # Wires
 
     async def _pg(self, fault: Fault) -> None:

@@ -16,6 +16,7 @@ KINDS = {
     "daemon_term": (0.2, 1.0),  # SIGTERM while deliveries run; started again once it has ended, and after so long
     "pg_restart": (0.0, 1.0),  # immediate: a crash
     "pg_terminate": (0.0, 0.0),  # pg_terminate_backend of each of the daemons' connections
+    "pg_readonly": (1.0, 3.0),  # as after a failover
     "pg_delay": (2.0, 4.0),  # from here on on the wire between one daemon and Postgres
     "pg_cut": (0.0, 0.0),
     "pg_silence": (1.2, 1.6),
@@ -30,7 +31,6 @@ KINDS = {
     "app_kill": (0.1, 1.0),  # kill -9 of the app of durable functions
 }
 LEASES = frozenset({"daemon_freeze", "pg_silence", "pg_hold"})
-NEED_NO_WIRE = frozenset({"daemon_kill", "daemon_freeze", "daemon_term", "pg_restart", "pg_terminate", "app_kill"})
 
 
 @dataclass(frozen=True)

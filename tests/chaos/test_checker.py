@@ -87,6 +87,9 @@ class TestJobs:
         endpoint = [*delivered(), *delivered(at=9.0)]
         assert set() == found(of(sent(), endpoint, fault("pg_restart", 2.0, 3.0)))
         assert {"I3"} == found(of(sent(), endpoint, fault("pg_restart", 10.0, 11.0)))
+        assert {"I3"} == found(of(sent(), endpoint, fault("daemon_term", 2.0, 3.0)))
+        assert set() == found(of(sent(), endpoint, fault("http_cut", 2.0, 2.0)))
+        assert {"I3"} == found(of(sent(), endpoint, fault("http_cut", 3.0, 3.0)))
 
     def test_a_stale_write(self) -> None:
         """The delivery after a success failed, and the job is gone: the success was written down after its lease."""

@@ -69,6 +69,8 @@ class Job:
     id: str
     invoked: list[float] = field(default_factory=list)
     """Each time that it was begun to be sent: more than once where its sender could not know and tried again."""
+    told: float = 0.0
+    """When the last of these came to an end."""
     state: str = "unknown"
     """ok, fail or unknown: ok if it was taken once."""
     ok_at: float | None = None
@@ -77,6 +79,10 @@ class Job:
     cancelled_at: float | None = None
     deliveries: list[Delivery] = field(default_factory=list)
     """In the order in which they began."""
+
+    def sent_again_after(self, at: float) -> bool:
+        """Whether it may have been added a second time after that."""
+        return len(self.invoked) > 1 and at < self.told
 
 
 @dataclass
@@ -119,9 +125,10 @@ class History:
 
 def load(folder: Path) -> History:
     """The history of a run, from its folder."""
+    endpoint = read(folder / "endpoint.jsonl")  # first: what has arrived was sent before
     history = of(
         read(folder / "producer.jsonl"),
-        read(folder / "endpoint.jsonl"),
+        endpoint,
         read(folder / "faults.jsonl"),
         read(folder / "app.jsonl"),
         read(folder / "audit.jsonl"),
@@ -163,7 +170,9 @@ def _note_sent(history: History, record: Record) -> None:
         job.facts = {key: value for key, value in record.items() if key not in ("at", "what")}
         if len(job.invoked) == 1:
             job.state = "unknown"
-    elif what == "enq_ok":
+    if what in ("enq_ok", "enq_fail", "enq_unknown"):
+        job.told = record["at"]
+    if what == "enq_ok":
         job.state, job.ok_at, job.run = "ok", record["at"], record.get("run")
     elif what == "enq_fail":
         if len(job.invoked) == 1:

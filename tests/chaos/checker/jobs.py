@@ -15,6 +15,8 @@ GONE_LAG = 0.6
 """Seconds within which the endpoint notices that its caller has closed the connection, on a busy machine."""
 SETTLES_WITHIN = 2.0
 """Seconds from an answer to its being written down, beyond a lease."""
+CAUSES = ("daemon_kill", "daemon_freeze", "pg_")
+"""Faults that may keep a success from being written down. Those of `http_` may keep its answer from arriving."""
 ZOMBIES = ("daemon_freeze", "http_")
 """Faults under which the endpoint cannot know that a delivery is over: its caller is frozen, or its wire is broken."""
 
@@ -89,10 +91,13 @@ def _duplicates(job: Job, history: History) -> Iterator[Violation]:
         if not delivery.good:
             continue
         following = job.deliveries[number + 1]
-        if any(delivery.start < invoked for invoked in job.invoked[1:]):
+        if job.sent_again_after(delivery.start):
             continue  # sent again
-        until = delivery.end + history.lease + SETTLES_WITHIN
-        if not history.touched(delivery.start - 0.5, until):
+        settled = delivery.end + history.lease + SETTLES_WITHIN
+        if not (
+            history.touched(delivery.start - 0.5, settled, CAUSES)
+            or history.touched(delivery.start - 0.5, delivery.end + GONE_LAG, ("http_",))
+        ):
             yield Violation(
                 "I3", f"it was delivered again ({following.seq}) after a success, and nothing was broken then", job.id
             )
@@ -100,7 +105,7 @@ def _duplicates(job: Job, history: History) -> Iterator[Violation]:
 
 def _one_holder(job: Job, history: History) -> Iterator[Violation]:
     for before, after in pairwise(job.deliveries):
-        if any(before.start < invoked for invoked in job.invoked[1:]):
+        if job.sent_again_after(before.start):
             continue
         lag = 0.0 if isinstance(before.answer, int) else GONE_LAG
         if after.start < before.end - lag and not history.touched(before.start, before.end, ZOMBIES):
