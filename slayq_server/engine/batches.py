@@ -149,7 +149,7 @@ class BatchWriter(Generic[_T]):
         if not self._waiting:
             return  # the row was lost meanwhile
         worker_id, batch = self._next_batch()
-        again = batch
+        again, first = batch, False
         self._in_hand, self._in_hand_of = batch, worker_id
         try:
             locked = await self._write(worker_id, batch)
@@ -158,10 +158,13 @@ class BatchWriter(Generic[_T]):
                 self._put_off(self._locked_pause(item), worker_id, item)
         except StatementFailed as error:
             self._on_error(error)
-            again = self._split_up(worker_id, batch, error)
+            again, first = self._split_up(worker_id, batch, error), True
         finally:
-            if self._in_hand_of is not None:
+            if self._in_hand_of is not None and first:
                 self._waiting.extendleft((worker_id, item) for item in reversed(again))
+            elif self._in_hand_of is not None:
+                # Behind the others: one that takes longer than a statement may must not keep them all.
+                self._waiting.extend((worker_id, item) for item in again)
             self._in_hand, self._in_hand_of = [], None
             self._note_emptiness()
 

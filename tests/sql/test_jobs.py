@@ -260,6 +260,14 @@ async def test_a_server_leaves_forbidden_flags_alone(connection: asyncpg.Connect
     assert [each.id for each in await daemon.lease(free=9)] == [flagged["id"]]
 
 
+async def test_a_paused_queue_hides_no_other(connection: asyncpg.Connection, daemon: Daemon) -> None:
+    """A heartbeat tells of what is ready in all other queues, which a daemon that cannot listen goes by."""
+    await add(connection)
+    await connection.execute("insert into slayq.queue (name, paused) values ('idle', true)")
+    heartbeat = await daemon.store.renew_worker(daemon.worker_id, 600.0, [QUEUE, "idle"])
+    assert (heartbeat.ready, heartbeat.paused) == ((QUEUE,), frozenset({"idle"}))
+
+
 async def test_a_paused_queue_is_not_leased_from(connection: asyncpg.Connection, daemon: Daemon) -> None:
     """What a paused queue has waits; it goes on where it was when the pause ends."""
     added = await add(connection)

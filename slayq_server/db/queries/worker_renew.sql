@@ -9,9 +9,9 @@ with renewed as (
 select
     exists (select from renewed) as held,
     array(
-        select name from unnest($3::text[]) as name
-        where exists (select from slayq.job where job.queue = name and job.state = 'ready')
-            and not exists (select from slayq.queue where queue.name = name and queue.paused)
+        select s.queue from unnest($3::text[]) as s (queue)
+        where exists (select from slayq.job j where j.queue = s.queue and j.state = 'ready')
+            and not exists (select from slayq.queue q where q.name = s.queue and q.paused)
     ) as ready,
     (select extract(epoch from min(run_at) - now())::double precision from slayq.job where state = 'scheduled') as due_in,
     (select extract(epoch from min(next_at) - now())::double precision from slayq.schedule where planned) as tick_in,
