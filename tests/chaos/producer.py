@@ -263,6 +263,7 @@ class Producer:
     async def _pay(self, name: str) -> None:
         """Sends what the order waits for: after it was sent, when it waits already, or anything in between."""
         await asyncio.sleep(self._random.choice((0.3, 1.0, 3.0)))
+        self._log("pay_invoke", id=name)
         for _ in range(PAY_TRIES):
             try:
                 sdk = self._random.choice(self._sdks)

@@ -288,6 +288,23 @@ class TestSteps:
         other = {"at": 8.0, "what": "finished", "run": "s", "event": "chaos/short", "id": "p1", "result": 12}
         assert {"I2"} == found(self.run(other))
 
+    def test_an_event_that_did_not_arrive(self) -> None:
+        """It was sent after the order was created: the order must not time out. Before it, it may."""
+        producer = [
+            {"at": 1.0, "what": "enq_invoke", "id": "p1", "how": "sdk", "event": "chaos/order"},
+            {"at": 1.1, "what": "enq_ok", "id": "p1", "run": "o"},
+            {"at": 2.0, "what": "pay_invoke", "id": "p1"},
+            {"at": 2.1, "what": "paid", "id": "p1"},
+        ]
+        ends = [("o", "chaos/order", 15), ("c", "chaos/child", 11), ("x", "chaos/received", None)]
+        app = [
+            {"at": 50.0, "what": "finished", "run": run, "event": event, "id": "p1", "result": result}
+            for run, event, result in ends
+        ]
+        assert {"I14"} == found(of(producer, [], app=app))
+        producer[2]["at"] = 1.05
+        assert set() == found(of(producer, [], app=app))
+
     def test_an_event_that_was_sent_twice(self) -> None:
         """One order, two runs of what its event starts."""
         ends = [

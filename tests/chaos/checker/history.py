@@ -79,6 +79,10 @@ class Job:
     cancelled_at: float | None = None
     deliveries: list[Delivery] = field(default_factory=list)
     """In the order in which they began."""
+    pay_from: float | None = None
+    """Of an order: when what it waits for was first begun to be sent."""
+    paid_at: float | None = None
+    """And when it certainly was."""
 
     def sent_again_after(self, at: float) -> bool:
         """Whether it may have been added a second time after that."""
@@ -177,6 +181,10 @@ def _note_sent(history: History, record: Record) -> None:
     elif what == "enq_fail":
         if len(job.invoked) == 1:
             job.state = "fail"
+    elif what == "pay_invoke":
+        job.pay_from = record["at"]
+    elif what == "paid":
+        job.paid_at = record["at"]
     elif what == "cancel_ok":
         job.cancelled_at = record["at"]
 

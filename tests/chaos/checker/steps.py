@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from tests.chaos.checker.history import History, Violation
+from tests.chaos.checker.history import History, Job, Violation
 from tests.chaos.checker.jobs import ZOMBIES
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SEGMENT = 30.0
 """Seconds that one request may run."""
+WAITS = 40.0
+"""Seconds that an order waits at least to be paid."""
 RESULTS = {"chaos/short": 12, "chaos/order": 22, "chaos/child": 11}
 """What each function's steps add up to: the letters of their names, and a payment of 7."""
 
@@ -61,16 +63,22 @@ def _outcomes(history: History) -> Iterator[Violation]:
 def _ended(history: History) -> Iterator[Violation]:
     finished = defaultdict(set)
     results = defaultdict(set)
+    names: dict[str, str] = {}
     for record in history.app:
         if record["what"] == "finished":
             finished[record["id"]].add((record["event"], record["run"]))
             results[record["event"], record["run"]].add(record["result"])
+            names[record["run"]] = record["id"]
     for (event, run), values in results.items():
         right = RESULTS.get(event)
         if right is not None and values != {right}:
             unpaid = event == "chaos/order" and values == {right - 7}
             if not unpaid:
                 yield Violation("I14", f"{event} came to {sorted(values)} in place of {right}", run)
+            elif _was_paid(history.jobs.get(names[run])):
+                yield Violation(
+                    "I14", "the event that it waited for was sent in time, and did not reach it", names[run]
+                )
     dead = set(history.final.get("dead_runs", ()))
     for job in history.jobs.values():
         event = job.facts.get("event")
@@ -83,6 +91,13 @@ def _ended(history: History) -> Iterator[Violation]:
             yield Violation("I2", f"{len(runs)} runs of one send: {sorted(runs)}, where {job.run} was created", job.id)
         if job.state == "fail" and runs:
             yield Violation("I2", "a run came of a send that was refused", job.id)
+
+
+def _was_paid(job: Job | None) -> bool:
+    """Whether its event was certainly sent after it was created, and before it had waited for too long."""
+    if job is None or job.ok_at is None or job.pay_from is None or job.paid_at is None:
+        return False
+    return job.ok_at < job.pay_from and job.paid_at < job.ok_at + WAITS
 
 
 def _events(history: History) -> Iterator[Violation]:
