@@ -42,7 +42,7 @@ test: $(READY) ## Run all tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
 .PHONY: test-long
-test-long: $(READY) ## Run the tests that `make test` leaves out: kills at every step
+test-long: $(READY) ## Run the tests that `make test` leaves out: kills at every step, and a minute of chaos
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal -m long $(ARGS)
 
 # `make test` has the contract suite on one daemon; this is all of it, with two daemons and with kills. A class of tests
@@ -50,6 +50,10 @@ test-long: $(READY) ## Run the tests that `make test` leaves out: kills at every
 .PHONY: contract
 contract: $(READY) ## Run what a stock app relies on: in every variant, with one and two daemons, and with kills
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope -m '' tests/contract $(ARGS)
+
+.PHONY: chaos
+chaos: $(READY) ## Kill, freeze and cut off everything at random, and check that nothing is lost (ARGS="--minutes 30 --daemons 3")
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 .PHONY: test-majors
 test-majors: $(READY) ## Run the tests of the SQL and the migrations on each other version of Postgres found here

@@ -1,15 +1,16 @@
-"""`make bench`: what a delivery costs on this machine.
+"""`make bench`: what a delivery costs on this machine, beside what it costs Graphile Worker.
 
-    python -m bench [--jobs 10000] [--rounds 3] [--concurrency 10] [--idle-seconds 30] [--only backlog]
+    python -m bench [--jobs 10000] [--rounds 3] [--concurrency 10] [--idle-seconds 30] [--only backlog] [--no-rival]
 
-Prints a table, and writes bench/results/latest.json. Absolute figures drift with the machine; the comparison with a
-rival in the same run is not here yet.
+Prints a table, and writes bench/results/latest.json. Absolute figures drift with the machine; the ratios are of medians
+of rounds that were taken in turn, in this one run. The rival is measured in two ways: see `rival`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import statistics
 import time
@@ -20,11 +21,21 @@ import asyncpg
 
 from bench.backlog import backlog
 from bench.rig import Endpoint, add_jobs, cost, daemon, fresh_database, postgres
+from bench.rival import WAYS, Rival
 from bench.runs import runs
 
 if TYPE_CHECKING:
     from slayq_server.dev.cluster import Cluster
 
+COMPARED = {
+    "deliveries_per_second": "",
+    "daemon_cpu_seconds_per_1000": "cpu_",
+    "postgres_cpu_seconds_per_1000": "postgres_",
+    "p50_ms": "p50_",
+    "p99_ms": "p99_",
+}
+"""The figures of which ratios are taken, and what tells them apart in the ratios' names."""
+RIVALLED = {"drain", "latency"}
 CASES = ["drain", "latency", "runs", "backlog", "idle"]
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
@@ -96,7 +107,11 @@ async def latency(
         finally:
             await connection.close()
     arrivals = endpoint.ask("arrivals")["arrivals"]
-    waits = sorted(max(0.0, arrivals[str(number)] - at) * 1000 for number, at in committed.items())
+    return spread(sorted(max(0.0, arrivals[str(number)] - at) * 1000 for number, at in committed.items()))
+
+
+def spread(waits: list[float]) -> dict[str, float]:
+    """What is told of sorted times."""
     return {
         "p50_ms": statistics.median(waits),
         "p95_ms": waits[int(len(waits) * 0.95)],
@@ -143,6 +158,58 @@ def show(title: str, rounds: list[dict[str, float]]) -> None:
         print(f"  {name.replace('_', ' '):34} {value:10.4g}{spread}")
 
 
+async def drains(
+    cluster: Cluster, endpoint: Endpoint, rival: Rival | None, concurrency: int, args: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Ours and the rival's ways in turn."""
+    rounds: dict[str, list[dict[str, float]]] = {}
+    for _ in range(args.rounds):
+        rounds.setdefault("", []).append(await drain(cluster, endpoint, concurrency, args.jobs))
+        for way in WAYS if rival is not None else ():
+            assert rival is not None
+            figures = await rival.drain(cluster, endpoint, way, concurrency, args.jobs)
+            rounds.setdefault(f"_{way}", []).append(figures)
+    for way, each in rounds.items():
+        show(f"Drain of {args.jobs} no-op jobs, concurrency {concurrency}{_whose(way)}", each)
+    return {f"drain_c{concurrency}{way}": median(each) for way, each in rounds.items()}
+
+
+async def latencies(
+    cluster: Cluster, endpoint: Endpoint, rival: Rival | None, rate: float, args: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Ours and the best of the rival in turn."""
+    seconds = args.latency_seconds
+    rounds: dict[str, list[dict[str, float]]] = {}
+    for _ in range(args.rounds):
+        rounds.setdefault("", []).append(await latency(cluster, endpoint, 10, rate, seconds))
+        if rival is not None:
+            waits = await rival.latency(cluster, endpoint, "undici", 10, rate, seconds)
+            rounds.setdefault("_undici", []).append(spread(waits))
+    for way, each in rounds.items():
+        show(f"Latency from commit to arrival at {rate} jobs a second{_whose(way)}", each)
+    return {f"latency_{rate}{way}": median(each) for way, each in rounds.items()}
+
+
+def _whose(way: str) -> str:
+    return f": Graphile Worker with {way[1:]}" if way else ""
+
+
+def ratios(figures: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Ours to the rival's; more is better for rates, less for costs and times."""
+    found = {}
+    for name, theirs in figures.items():
+        case, _, way = name.rpartition("_")
+        if way not in WAYS or case not in figures:
+            continue
+        for figure in ("deliveries_per_second", "daemon_cpu_seconds_per_1000", "p50_ms", "p99_ms"):
+            if theirs.get(figure):
+                label = {"deliveries_per_second": "", "daemon_cpu_seconds_per_1000": "cpu_"}.get(
+                    figure, f"{figure[:3]}_"
+                )
+                found[f"{case}_{label}vs_{way}"] = figures[case][figure] / theirs[figure]
+    return found
+
+
 async def main() -> None:
     """Runs all cases."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="What a delivery costs on this machine.")
@@ -154,19 +221,18 @@ async def main() -> None:
     parser.add_argument("--parked", type=int, default=1_000_000)
     parser.add_argument("--idle-seconds", type=float, default=30)
     parser.add_argument("--only", choices=CASES, nargs="+", default=CASES)
+    parser.add_argument("--no-rival", dest="rival", action="store_false", help="leave Graphile Worker out")
     args = parser.parse_args()
     endpoint = Endpoint()
     figures: dict[str, dict[str, float]] = {}
     try:
-        with postgres() as cluster:
+        with contextlib.ExitStack() as stack:
+            cluster = stack.enter_context(postgres())
+            rival = stack.enter_context(Rival.installed()) if args.rival and RIVALLED & set(args.only) else None
             for concurrency in args.concurrency if "drain" in args.only else []:
-                rounds = [await drain(cluster, endpoint, concurrency, args.jobs) for _ in range(args.rounds)]
-                show(f"Drain of {args.jobs} no-op jobs, concurrency {concurrency}", rounds)
-                figures[f"drain_c{concurrency}"] = median(rounds)
+                figures |= await drains(cluster, endpoint, rival, concurrency, args)
             for rate in (20, 200) if "latency" in args.only else []:
-                rounds = [await latency(cluster, endpoint, 10, rate, args.latency_seconds) for _ in range(args.rounds)]
-                show(f"Latency from commit to arrival at {rate} jobs a second", rounds)
-                figures[f"latency_{rate}"] = median(rounds)
+                figures |= await latencies(cluster, endpoint, rival, rate, args)
             for steps in (1, 10) if "runs" in args.only else []:
                 rounds = [await runs(cluster, args.runs, steps) for _ in range(args.rounds)]
                 show(f"{args.runs} runs of {steps} trivial steps each, in one request each", rounds)
@@ -182,7 +248,12 @@ async def main() -> None:
     finally:
         endpoint.close()
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"figures": figures}, indent=2) + "\n")
+    compared = ratios(figures)
+    if compared:
+        print("\nRatios, ours to the rival's")
+        for name, value in compared.items():
+            print(f"  {name:34} {value:10.3g}")
+    RESULTS.write_text(json.dumps({"ratios": compared, "figures": figures}, indent=2) + "\n")
     print(f"\nWritten to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
 
 

@@ -7,9 +7,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from slayq.codec import codec_of, type_name
+from slayq.drivers import OutgoingEvent
+from slayq.drivers.wording import events_text
 from slayq.duration import seconds_of
-from slayq.errors import InvalidStep
+from slayq.errors import InvalidEvent, InvalidStep
 from slayq.events import Event, event_from, json_object
+from slayq.protocol_v2 import SENT_EVENTS
 from slayq.segment.failure import Options
 from slayq.segment.steps import Ask, Steps
 
@@ -96,6 +99,10 @@ class Asking:
             event, codec = Event(target), codec_of(Any)
         elif isinstance(target, Event):
             event, codec = target, codec_of(Any)
+        elif not isinstance(getattr(target, "event", None), Event):
+            raise InvalidStep(
+                f"step {ask.name!r} invokes {type_name(target)}: pass one that @sq.function has made, or its event"
+            )
         else:
             event, codec = target.event, target.output
         if event.schema is not None and not isinstance(data, event.schema):
@@ -104,15 +111,27 @@ class Asking:
                 f" {type_name(data)}: pass an instance of the model"
             )
         seconds = _timeout(ask, timeout)
-        return await self._steps.invoke(ask, event.name, json_object(data, event.name), seconds, codec)
+        outgoing = OutgoingEvent(event.name, json_object(data, event.name))
+        events_text([outgoing])  # for what it raises
+        return await self._steps.invoke(ask, outgoing.event, outgoing.data, seconds, codec)
 
     async def _send(self, ask: Ask, events: Iterable[Sendable]) -> None:
-        await self._steps.send(ask, [event_from(event) for event in events])
+        await self._send_all(ask, [event_from(event) for event in events])
 
     async def _send_one(
         self, ask: Ask, event: Sendable | str, data: Mapping[str, Any] | BaseModel | None, options: dict[str, Any]
     ) -> None:
-        await self._steps.send(ask, [event_from(event, data, **options)])
+        await self._send_all(ask, [event_from(event, data, **options)])
+
+    async def _send_all(self, ask: Ask, events: Sequence[OutgoingEvent]) -> None:
+        # What the server would refuse is refused here, where the function can catch it, and before it goes on.
+        if len(events) > SENT_EVENTS:
+            raise InvalidEvent(
+                f"step {ask.name!r} sends {len(events):,} events, and {SENT_EVENTS:,} are the most: divide them over"
+                f" several steps"
+            )
+        events_text(events)
+        await self._steps.send(ask, events)
 
 
 def ask_from(name: str) -> Ask:

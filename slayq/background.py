@@ -23,7 +23,16 @@ class BackgroundLoop:
         self._process = 0
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What the coroutine returns, or raises. The calling thread waits; if that is cut short, it is cancelled."""
+        """What the coroutine returns, or raises. The calling thread waits; if that is cut short, it is cancelled.
+
+        Raises RuntimeError in the loop's own thread, which cannot wait for itself.
+        """
+        if asyncio._get_running_loop() is self._loop is not None:
+            coroutine.close()
+            raise RuntimeError(
+                "a method that ends in _sync was called by code that runs in Slay Q's own event loop, as coroutine"
+                " functions do under WSGI: await the method that does not end in _sync"
+            )
         future = asyncio.run_coroutine_threadsafe(coroutine, self._running())
         try:
             return future.result()

@@ -13,17 +13,18 @@ import typing
 from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, get_args, get_origin
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticUserError, SecretBytes, SecretStr, TypeAdapter, ValidationError
 
 from slayq.errors import InvalidOutput, InvalidStep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
 _MOST_PROBLEMS: Final = 3
 _NAN: Final = "has a NaN or an infinity, which JSON cannot say"
+_MASK: Final = b"**********"
 _AWAITED: Final = (Awaitable, Coroutine)
 
 
@@ -44,19 +45,30 @@ class Codec(Generic[T]):
             return None  # what a body gives back is nobody's business if it says that this is nothing
         try:
             # Without warnings: what is not of the annotated type is found out when it is read back.
-            dumped = self._adapter.dump_python(cast("T", value), mode="json", by_alias=True, warnings="none")
-            if b"null" in json_text(dumped):
-                self._refuse_nan(cast("T", value))
+            # For the round trip: computed fields are left out, which a model may not take, and Json fields are text.
+            dumped = self._adapter.dump_python(
+                cast("T", value), mode="json", by_alias=True, round_trip=self.annotation is not Any, warnings="none"
+            )
+            text = json_text(dumped)
+            if b"null" in text or _MASK in text:
+                self._refuse_losses(cast("T", value))
         except NotJson:
             raise
+        except UnicodeDecodeError:
+            raise NotJson("has bytes that are no UTF-8 text: write them in base64, or store them elsewhere") from None
         except Exception as error:  # serialisers of the user's may raise anything
             raise NotJson(f"is no JSON ({_first_line(error)})") from None
         return dumped
 
-    def _refuse_nan(self, value: T) -> None:
-        """Pydantic writes NaN and the infinities as null, if it is not told otherwise."""
-        if _has_nan(self._adapter.dump_python(value, mode="python", warnings="none")):
+    def _refuse_losses(self, value: T) -> None:
+        """Pydantic writes NaN and the infinities as null, and secrets as asterisks, if it is not told otherwise."""
+        parts = list(_parts(self._adapter.dump_python(value, mode="python", warnings="none")))
+        if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
             raise NotJson(_NAN)
+        if any(isinstance(part, SecretStr | SecretBytes) and part.get_secret_value() for part in parts):
+            raise NotJson(
+                "has a pydantic secret, which would be written as asterisks: leave it out, and read it where it is used"
+            )
 
     def load(self, value: Any) -> T:
         """What a JSON value stands for. Raises ValidationError."""
@@ -80,12 +92,15 @@ def json_text(value: Any) -> bytes:
     raise NotJson(problem)
 
 
-def _has_nan(value: Any) -> bool:
-    if isinstance(value, float):
-        return not math.isfinite(value)
+def _parts(value: Any) -> Iterator[Any]:
+    """A value's values, down to those that have none."""
     if isinstance(value, dict):
-        return any(map(_has_nan, value.values()))
-    return isinstance(value, list | tuple | set | frozenset) and any(map(_has_nan, value))
+        value = value.values()
+    elif not isinstance(value, list | tuple | set | frozenset):
+        yield value
+        return
+    for each in value:
+        yield from _parts(each)
 
 
 def codec_of_return(body: Callable[..., Any]) -> Codec[Any]:
@@ -182,6 +197,18 @@ def _closure(function: Any) -> dict[str, Any]:
     return found
 
 
+def settled_output(codec: Codec[Any], value: object, what: str) -> tuple[Any, Any]:
+    """An output as a JSON value, and as it will be read back. Raises InvalidOutput."""
+    output = encoded_output(codec, value, what)
+    try:
+        return output, decoded_output(codec, output, what, given=type_name(value))
+    except InvalidOutput as error:
+        if not isinstance(codec.annotation, type) or not isinstance(value, codec.annotation):
+            raise
+        misread = str(error)
+    raise InvalidOutput(f"{misread}. It cannot read what it writes: look at its aliases, and at what it leaves out")
+
+
 def encoded_output(codec: Codec[Any], value: object, what: str) -> Any:
     """A step's or function's output as a JSON value. Raises InvalidOutput, which names it and the value's type."""
     try:
@@ -205,7 +232,10 @@ def decoded_output(codec: Codec[Any], output: Any, what: str, *, given: str | No
     misfit = f"does not fit its annotation {_spelled(codec.annotation)}: {problems}"
     if given is not None:
         raise InvalidOutput(f"{what} returned a value of type {given} that {misfit}")
-    raise InvalidStep(f"{what} has a recorded outcome that {misfit}")
+    raise InvalidStep(
+        f"{what} has a recorded outcome that {misfit}. Let the annotation read what was recorded before, or give what"
+        f" is new a name of its own"
+    )
 
 
 def problems_of(error: ValidationError) -> str:

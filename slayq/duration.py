@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Final
 
 _LONGEST_TEXT: Final = 100
+_LONGEST: Final = timedelta(days=366 * 1000)
+"""The server takes none that is longer."""
 _MILLISECONDS: Final = {
     "milliseconds": 1.0,
     "seconds": 1_000.0,
@@ -60,9 +62,13 @@ def has_unit(text: str) -> bool:
 def seconds_of(duration: timedelta | str) -> float:
     """The seconds of a duration: a timedelta, or a text that `parse_duration` reads.
 
-    Raises ValueError, with the good forms in its message, for a negative one or for anything else.
+    Raises ValueError, with the good forms in its message, for a negative one, one of more than a thousand years, or
+    anything else.
     """
-    return _checked(duration).total_seconds()
+    checked = _checked(duration)
+    if checked > _LONGEST:
+        raise ValueError(f"{duration!r:.80} is longer than a thousand years: pass a shorter one, or leave it out")
+    return checked.total_seconds()
 
 
 def _checked(duration: object) -> timedelta:

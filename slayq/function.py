@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -18,7 +19,7 @@ from slayq.step import Step
 from slayq.sync_step import SyncStep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from slayq.segment.steps import Steps
 
@@ -121,6 +122,10 @@ def define(
 ) -> Function[Any, Any]:
     """A function, checked. Raises InvalidDefinition."""
     what = f"function {name or name_of(body)!r}"
+    if name is not None:
+        _text(name, "name", what)
+    for key, given in (("cancel_on", cancel_on), ("waits_on", waits_on), ("invokes", invokes)):
+        _check_several(given, key, what)
     if cron is not None:
         _check_cron(cron, event, what)
     return Function[Any, Any](
@@ -159,6 +164,12 @@ def _count(value: object, key: str, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
         raise InvalidDefinition(f"{key} of {what} is {value!r}: pass a whole number from 0 up")
     return value
+
+
+def _check_several(given: object, key: str, what: str) -> None:
+    """A text is several, too: its characters."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidDefinition(f"{key} of {what} is {given!r:.80}: pass a list, even of one")
 
 
 def _event_name(target: object, what: str) -> str:
@@ -214,10 +225,19 @@ def _takes_data(body: Callable[..., Any], event: Event[Any], what: str) -> bool:
     ]
     if not 1 <= len(parameters) <= 2 or any(each.kind is each.KEYWORD_ONLY for each in parameters):
         raise InvalidDefinition(f"{what} takes {len(parameters)} arguments: let it take (data, step), or only (step)")
+    _check_order(body, [each.name for each in parameters], what)
     _check_step_annotation(body, parameters[-1].name, what)
     if len(parameters) == 2:
         _check_data_annotation(body, parameters[0].name, event, what)
     return len(parameters) == 2
+
+
+def _check_order(body: Callable[..., Any], parameters: list[str], what: str) -> None:
+    """Refuses (step, data), and (data) alone, which would be given the step."""
+    first, last = (parameter_annotation(body, parameters[at]) for at in (0, -1))
+    is_model = isinstance(last, type) and issubclass(last, BaseModel)
+    if is_model or (len(parameters) == 2 and first in (Step, SyncStep)):
+        raise InvalidDefinition(f"{what} takes ({', '.join(parameters)}): let it take (data, step), or only (step)")
 
 
 def _check_step_annotation(body: Callable[..., Any], parameter: str, what: str) -> None:

@@ -27,6 +27,8 @@ OPS: Final = 1000
 """The most ops of an answer, hello and the terminal one included, where the request does not say."""
 REQUEST_BYTES: Final = 64 * 1_048_576
 """The most bytes of a request that a receiver reads."""
+SENT_EVENTS: Final = 1000
+"""The most events of one send."""
 NAME_CHARACTERS: Final = 512
 """The longest name of a step or an event."""
 APP_CHARACTERS: Final = 128

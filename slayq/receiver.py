@@ -151,7 +151,10 @@ class Receiver:
             raise _Refused(400, "request", f"the header {PROTOCOL_HEADER} is not {VERSION}")
         if self._url is not None and segment.audience.rstrip("/") != self._url.rstrip("/"):
             raise _Refused(
-                401, "audience", "the request is meant for another URL than the one that this app has as its own"
+                401,
+                "audience",
+                f"the request is meant for {segment.audience!r:.200}, and this app is SlayQ(url={self._url!r:.200}):"
+                f" let the app have the URL that it registers",
             )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from slayq.asking import DEFAULTS, Asking, ask_from, options_of
 from slayq.codec import codec_of_return, name_of
 from slayq.errors import InvalidStep, Suspended
-from slayq.segment.steps import Outcome, is_async
+from slayq.segment.steps import Outcome, check_body, is_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -64,6 +64,7 @@ class SyncStepRuns:
         return value
 
     def _run(self, ask: Ask, body: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        check_body(ask, body)
         if is_async(body):
             raise InvalidStep(
                 f"step {ask.name!r} of a plain function has the coroutine function {name_of(body)} as its body:"

@@ -6,7 +6,10 @@ What is due and whose lease is good is decided by the database's clock alone (se
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Final, Protocol
+
+_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux leaves the time in which a machine is suspended out of its monotonic clock."""
 
 
 class Clock(Protocol):
@@ -27,8 +30,8 @@ class SystemClock:
     __slots__ = ()
 
     def monotonic(self) -> float:
-        """Seconds of `time.monotonic`."""
-        return time.monotonic()
+        """Seconds since the machine started, those in which it was suspended included: leases run out in them, too."""
+        return time.clock_gettime(_CLOCK)
 
     def wall(self) -> float:
         """Seconds of `time.time`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from logging import WARNING
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sdnotify  # type: ignore[import-untyped]
@@ -27,6 +28,7 @@ from slayq_server.http.server import HttpServer
 from slayq_server.http.signed import Bodies
 from slayq_server.metrics import Metrics
 from slayq_server.plan import Plan
+from slayq_server.repeats import Repeats
 from slayq_server.report import Report
 from slayq_server.switchboard import Switchboard
 
@@ -43,6 +45,8 @@ _SETTLE_AT_STOP = 5.0
 _RETIRE_AT_STOP = 2.0
 """Seconds that ending the worker row may take at shutdown."""
 _LOOP_CHECK_EVERY = 1.0
+_STALL = 1.0
+"""Seconds by which the event loop may be late before that is a line in the log."""
 _log = structlog.get_logger()
 
 
@@ -200,8 +204,7 @@ class Daemon:
             except StatementFailed:
                 raise  # a migration that cannot be applied, say: nothing that passes
             except DatabaseUnavailable as error:
-                self._report.database_error(error)
-                _log.warning("database_unavailable", error=str(error), retry_seconds=pause)
+                self._report.database_awaited(error, pause)
             await self._connections.close()
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
@@ -299,7 +302,12 @@ class Daemon:
             worker=engine.worker.trusted,
             leasing=engine.leasing,
             draining=self._draining,
-            detail={"worker": engine.worker.id, "in_flight": engine.pools.in_flight, "unserved": self._report.unserved},
+            detail={
+                "worker": engine.worker.id,
+                "in_flight": engine.pools.in_flight,
+                "unserved": self._report.unserved,
+                "database": self._report.database_problem or "ok",
+            },
         )
 
     def _spawn(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
@@ -312,9 +320,15 @@ class Daemon:
         task.add_done_callback(self._errands.discard)
 
     async def _watch_event_loop(self) -> None:
-        """Measures how late the loop turns, and tells systemd's watchdog that it does."""
+        """Measures how late the loop turns, says so where that is very late, and tells systemd's watchdog."""
+        repeats = Repeats(self._clock.monotonic)
         while True:
             due = self._clock.monotonic() + _LOOP_CHECK_EVERY
             await asyncio.sleep(_LOOP_CHECK_EVERY)
-            self._metrics.loop_lag(max(0.0, self._clock.monotonic() - due))
+            lag = max(0.0, self._clock.monotonic() - due)
+            self._metrics.loop_lag(lag)
+            if lag >= _STALL:
+                # Blocked, frozen, or without a processor. Nothing that was held is sent or settled if it took too long.
+                lost = not self._engine.worker.trusted
+                repeats.log(WARNING, "event_loop_stalled", duration_seconds=round(lag, 2), lease_lost=lost)
             self._notifier.notify("WATCHDOG=1")

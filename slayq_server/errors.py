@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_REFUSES_ALL = frozenset(
+    {"disk_full", "io_error", "login_refused", "read_only", "shutting_down", "starting", "too_many_connections"}
+)
+
+
 class SlayQServerError(Exception):
     """Base of all errors that the server raises on purpose; `exit_code` is what the command line ends with."""
 
@@ -43,9 +48,23 @@ class SchemaError(SlayQServerError):
 
 
 class DatabaseUnavailable(SlayQServerError):
-    """Postgres cannot be reached or does not answer."""
+    """Postgres cannot be reached, does not answer, or cannot serve for now; `reason` says which, in a word or two."""
 
     exit_code = 69
+
+    def __init__(self, message: str, reason: str = "unreachable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    @property
+    def refuses_all(self) -> bool:
+        """However little it was asked for, it would have been too much."""
+        return self.reason in _REFUSES_ALL
+
+    @property
+    def cannot_store(self) -> bool:
+        """It is there, and some writes may still succeed where others find no room."""
+        return self.reason in ("disk_full", "io_error")
 
 
 class StatementFailed(DatabaseUnavailable):

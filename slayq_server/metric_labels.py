@@ -29,7 +29,7 @@ BlockedReason = Literal[
     "reserved",
     "other",
 ]
-DatabaseErrorKind = Literal["connection", "timeout", "statement", "other"]
+DatabaseErrorKind = Literal["connection", "timeout", "read_only", "storage", "statement", "other"]
 JobState = Literal["ready", "scheduled", "blocked", "leased", "dead"]
 LeaseResult = Literal["ok", "empty", "error"]
 PoolState = Literal["idle", "in_use"]

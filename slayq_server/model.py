@@ -156,6 +156,8 @@ class Answer:
     """Seconds the endpoint asked to wait (429 and 503 only), already clamped."""
     error: str | None = None
     """One line for people: what went wrong. Never a payload, a URL's query or a secret."""
+    endpoint: str = field(default="", compare=False)
+    """Host and port, as messages name it."""
     duration: float = 0.0
     """Seconds from the start of the delivery to its end."""
     sent_after: float | None = None

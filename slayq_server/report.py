@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import ERROR, WARNING
 from typing import TYPE_CHECKING, cast
 
 import structlog
@@ -10,6 +11,7 @@ from slayq_server.db.errors import error_kind
 from slayq_server.errors import StatementFailed
 from slayq_server.metrics import Snapshot
 from slayq_server.model import OutcomeKind
+from slayq_server.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from slayq_server.metrics import Metrics
     from slayq_server.model import Promoted, Reaped, ScheduleRow, ScheduleTimes, Settlement
 
+_NO_ROOM = 5.0
+"""Seconds without such an error after which Postgres has room again: more than any pause between two tries."""
 SnapshotRow = tuple[str, str, str, int, "float | None"]
 _log = structlog.get_logger()
 
@@ -30,7 +34,11 @@ class Report:
     def __init__(self, metrics: Metrics, clock: Clock) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._repeats = Repeats(clock.monotonic)
         self._database_lost_at: float | None = clock.monotonic()
+        self._no_room_until = float("-inf")
+        self.database_problem: str | None = None
+        """Why the database is away, in a word or two: read_only, disk_full, unreachable and so on."""
         self.unserved: dict[str, int] = {}
         """Jobs by queue that no live daemon serves, as of the last snapshot."""
 
@@ -44,11 +52,25 @@ class Report:
         """An operation found the database away, or one of its statements refused."""
         self._metrics.db_error(error_kind(error.__cause__ or error))
         if isinstance(error, StatementFailed):
-            _log.error("statement_failed", error=str(error))
+            self._repeats.log(ERROR, "statement_failed", kind=error.reason, error=str(error))
             return
-        if self._database_lost_at is None:
-            _log.warning("database_lost", error=str(error))
-        self._note_database_lost()
+        self._repeats.log(WARNING, "database_lost", kind=error.reason, reason=error.reason, error=str(error))
+        if error.cannot_store:
+            self._no_room_until = self._clock.monotonic() + _NO_ROOM
+        self._note_database_lost(error.reason)
+
+    def database_awaited(self, error: DatabaseUnavailable, retry_seconds: float) -> None:
+        """At the start, the database is not there yet."""
+        self._metrics.db_error(error_kind(error.__cause__ or error))
+        self._repeats.log(
+            WARNING,
+            "database_unavailable",
+            kind=error.reason,
+            reason=error.reason,
+            error=str(error),
+            retry_seconds=retry_seconds,
+        )
+        self._note_database_lost(error.reason)
 
     def app_call_error(self, error: DatabaseUnavailable) -> None:
         """A call of an app's failed; perhaps it waited for what another holds, so the database is not yet lost."""
@@ -58,7 +80,12 @@ class Report:
         """The worker row was renewed (ok), could not be (failed), or is gone (lost)."""
         self._metrics.renewal(result)
         if result == "ok":
-            self._database_lost_at = None
+            if self._clock.monotonic() < self._no_room_until:
+                return  # a row may be renewed in place where nothing can be added
+            if self._database_lost_at is not None:
+                away = round(self._clock.monotonic() - self._database_lost_at, 1)
+                self._repeats.recovered("database_lost", "database_back", away_seconds=away)
+            self._database_lost_at = self.database_problem = None
         elif result == "failed":
             self._note_database_lost()
 
@@ -67,7 +94,9 @@ class Report:
         kind = settlement.outcome.kind
         if verdict == "stale":
             self._metrics.stale_write(kind)
-            _log.warning("stale_write", job_id=settlement.job_id, lease=settlement.lease, kind=kind.value)
+            self._repeats.log(
+                WARNING, "stale_write", kind=kind.value, job_id=settlement.job_id, lease=settlement.lease, outcome=kind
+            )
         elif verdict == "dropped":
             self._metrics.attempt(settlement.queue, "cancelled")
         elif kind is OutcomeKind.UNDELIVERED:
@@ -86,8 +115,12 @@ class Report:
         """Jobs of dead workers were taken back."""
         for job in reaped:
             self._metrics.attempt(job.queue, "dead" if job.fate == "dead" else "expired")
-            log = _log.error if job.fate == "dead" else _log.warning
-            log("lease_expired", job_id=job.job_id, queue=job.queue, fate=job.fate)
+            if job.fate == "dead":
+                _log.error("lease_expired", job_id=job.job_id, queue=job.queue, fate=job.fate)
+            else:
+                self._repeats.log(
+                    WARNING, "lease_expired", kind=job.fate, job_id=job.job_id, queue=job.queue, fate=job.fate
+                )
 
     def fired(self, schedule: ScheduleRow, result: str, ticks: int) -> None:
         """A schedule fired: fired or caught_up; or not: skipped (the tick before still runs) or missed."""
@@ -122,6 +155,7 @@ class Report:
         self.unserved = unserved
         return frozenset(name for kind, name, *_rest in rows if kind == "paused")
 
-    def _note_database_lost(self) -> None:
+    def _note_database_lost(self, reason: str | None = None) -> None:
+        self.database_problem = reason or self.database_problem
         if self._database_lost_at is None:
             self._database_lost_at = self._clock.monotonic()

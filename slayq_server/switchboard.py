@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from slayq_server.protocol.rpc_v1 import Call
     from slayq_server.report import Report, SnapshotRow
 
+_log = structlog.get_logger()
+
 
 class Switchboard:
     """The engine, wired."""
@@ -115,6 +117,7 @@ class Switchboard:
             on_heartbeat=self._heartbeat,
             on_lost=self._worker_lost,
             on_renewal=self._report.renewal,
+            on_error=on_error,
         )
         self.callbacks = Callbacks(
             plan.secrets,
@@ -141,6 +144,7 @@ class Switchboard:
             on_settled=self._settled,
             on_ready=self._ready_by_timer,
             on_error=on_error,
+            may_write=self.worker.trusts,
         )
         self.journal = Journal(
             self.store,
@@ -150,6 +154,7 @@ class Switchboard:
             on_flushed=self._flushed,
             close=lambda job_id, lease: self.dispatcher.close(job_id, lease),
             on_error=on_error,
+            may_write=self.worker.trusts,
         )
         self.dispatcher = Dispatcher(
             self.callbacks,
@@ -286,6 +291,8 @@ class Switchboard:
     def _worker_lost(self, worker_id: int) -> None:
         lost = self.dispatcher.abandon(worker_id) + self.settler.forget(worker_id) + self.journal.forget(worker_id)
         self._metrics.leases_lost(lost)
+        if lost:
+            _log.warning("leases_given_up", worker=worker_id, jobs=lost)
 
     def _heartbeat(self, heartbeat: Heartbeat) -> None:
         self._apply_pauses(heartbeat.paused)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,6 +20,11 @@ class PerLoop(Generic[T]):
     def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> None:
         self._make = make
         self._close = close
+        self.forget()
+        _all.add(self)
+
+    def forget(self) -> None:
+        """Begins anew, and closes nothing: after a fork, loops and connections are the parent's."""
         self._lock = threading.Lock()
         self._held: dict[asyncio.AbstractEventLoop, T] = {}
 
@@ -43,3 +50,15 @@ class PerLoop(Generic[T]):
 
     async def _closing(self, thing: T) -> None:
         await self._close(thing)
+
+
+_all: Final[WeakSet[PerLoop[Any]]] = WeakSet()
+
+
+def _after_fork() -> None:
+    for each in _all:
+        each.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

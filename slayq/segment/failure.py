@@ -46,7 +46,8 @@ class StepVerdict:
 
 def judge_step(error: BaseException, failures: int, options: Options, *, last_attempt: bool) -> StepVerdict:
     """What becomes of a step that has now failed for the `failures`-th time."""
-    if isinstance(error, (NoRetry, InvalidStep, *options.give_up_on)):
+    final: tuple[type[BaseException], ...] = (NoRetry, InvalidStep, *options.give_up_on)
+    if isinstance(error, final) or any(isinstance(each, final) for each in _leaves(error)):
         return StepVerdict(final=True)
     if options.retries is None:
         return StepVerdict(final=last_attempt)

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from slayq import __version__
-from slayq.codec import Codec, encoded_output
+from slayq.codec import Codec, settled_output
 from slayq.errors import InvalidOutput, StepFailed, Suspended, SwallowedSuspension
 from slayq.protocol_v2 import Op
 from slayq.segment.failure import blamed, consists_of, may_retry, record_of, retry_after, sole_cause
@@ -111,7 +111,12 @@ class Runner:
         return main
 
     async def _call(self) -> Any:
-        return await self._function.call(self._steps)
+        try:
+            return await self._function.call(self._steps)
+        except SystemExit as exit:
+            error = exit
+        # Of a task, it would end the loop and the app with it, and again with each retry.
+        raise RuntimeError(f"the function raised {error!r}") from error
 
     async def _suspend(self, main: Task) -> None:
         """Have the function leave: by Suspended where it waits for a step itself, else by cancelling it."""
@@ -143,7 +148,7 @@ class Runner:
         if error is None:
             what = f"function {self._function.label!r}"
             try:
-                output = encoded_output(self._function.output, main.result(), what)
+                output, _ = settled_output(self._function.output, main.result(), what)
                 self.journal.write(Op.DONE, what, {"output": output})
             except InvalidOutput as invalid:
                 self._write_failed(invalid)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from slayq.errors import Suspended
 from slayq.segment.failure import record_of
-from slayq.segment.tasks import Family, Survey, Task, place_of, survey
+from slayq.segment.tasks import Family, Survey, Task, place_of, survey, waits_for_lock
 
 if TYPE_CHECKING:
     from slayq.errors import InvalidStep
@@ -177,12 +177,15 @@ class Standstill:
         self._grace_timer = None
         if self._running or self.closed or not self._blocked:
             return
-        for task in self._survey().outside:
-            logger.warning(
+        outside = {place_of(task): waits_for_lock(task) for task in self._survey().outside}
+        for place, for_lock in outside.items():
+            # A branch that waits for its turn is as it should be, if it is another branch that gives it.
+            logger.log(
+                logging.INFO if for_lock else logging.WARNING,
                 "function_awaits_outside_step: %s is cancelled, because the run is suspended and cannot wait for it; it"
                 " begins anew when the run goes on. Put what it does into a step.",
-                place_of(task),
-                extra={"place": place_of(task)},
+                place,
+                extra={"place": place},
             )
         self._end()
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from slayq.codec import Codec, codec_of_return, decoded_output, encoded_output, type_name
+from slayq.codec import Codec, codec_of_return, decoded_output, settled_output, type_name
 from slayq.errors import InvalidOutput, InvalidStep, RepeatedStep, StepFailed, StepTimedOut, Suspended
 from slayq.events import is_utf8
 from slayq.protocol_v2 import NAME_CHARACTERS, ErrorRecord, Op, StepKind, StepRecord, StepState
@@ -77,6 +77,7 @@ class Steps:
         """`stand_in` may give another body than the function's for a step of that name; its result is written down as
         that of the function's."""
         self._stand_in = stand_in
+        self._loop = asyncio.get_running_loop()
         self.segment = segment
         self._journal = journal
         self._standstill = standstill
@@ -95,6 +96,7 @@ class Steps:
         self, ask: Ask, body: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
     ) -> Any:
         """What a body returns, or has returned: run at most once in this segment."""
+        check_body(ask, body)
         codec = codec_of_return(body)
         recorded = await self.begin(ask, codec)
         if recorded is not None:
@@ -143,8 +145,7 @@ class Steps:
 
     def _finished(self, ask: Ask, codec: Codec[Any], value: Any) -> Any:
         what = f"step {ask.name!r}"
-        output = encoded_output(codec, value, what)
-        read_back = decoded_output(codec, output, what, given=type_name(value))
+        output, read_back = settled_output(codec, value, what)
         self._journal.write(Op.STEP, what, {"name": ask.name, "output": output})
         return read_back
 
@@ -267,6 +268,11 @@ class Steps:
 
     async def _admit(self, ask: Ask, kind: StepKind) -> StepRecord | None:
         """What is recorded of a step. Raises InvalidStep."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise InvalidStep(
+                f"step {ask.name!r} was asked for in another event loop than its function's, at {ask.place}: await it"
+                f" in the function itself, or make the function a plain `def` with a SyncStep"
+            )
         await self._standstill.admit()
         try:
             self._check_ask(ask)
@@ -332,6 +338,21 @@ def checked_name(name: object) -> None:
         raise InvalidStep(f"the name of a step, {name!r:.40}, is not 1 to {NAME_CHARACTERS} characters without NUL")
     if name.startswith(_OWN_PREFIX):
         raise InvalidStep(f"the name of a step, {name!r:.40}, begins with {_OWN_PREFIX!r}, which is the SDK's own")
+
+
+def check_body(ask: Ask, body: object) -> None:
+    """Raises InvalidStep for what cannot be called, such as the coroutine that calling it made."""
+    checked_name(ask.name)
+    if callable(body):
+        return
+    given = f"is {type_name(body)}"
+    if inspect.iscoroutine(body):
+        body.close()  # so that Python does not complain, too, that nobody awaited it
+        given = f"has been called already ({body.__qualname__})"
+    raise InvalidStep(
+        f"the body of step {ask.name!r} {given}: pass the function, and its arguments after it, such as"
+        f" step.run({ask.name!r}, charge, order)"
+    )
 
 
 def _step_failed(name: str, error: ErrorRecord) -> StepFailed:

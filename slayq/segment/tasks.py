@@ -192,6 +192,15 @@ def _waits_for_tasks(link: Any) -> bool:
     return code in _WAITING_CODE or code.co_qualname in _WAITING_NAMES or code.co_name in _WAITING_NAMES
 
 
+_LOCKS: Final = frozenset({asyncio.Lock.acquire.__code__.co_filename, asyncio.Queue.get.__code__.co_filename})
+
+
+def waits_for_lock(task: Task) -> bool:
+    """Whether what a task waits for is a lock, a semaphore, an event or a queue: most likely of the run's own."""
+    codes = [link.cr_code for link in _chain(task) if hasattr(link, "cr_code")]
+    return bool(codes) and codes[-1].co_filename in _LOCKS
+
+
 _LIBRARIES: Final = frozenset({"asyncio", "site-packages", "dist-packages"})
 
 

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from slayq.background import background
 from slayq.client import SlayQ
-from slayq.codec import encoded_output
+from slayq.codec import settled_output
 from slayq.drivers import OutgoingEvent
 from slayq.duration import seconds_of
 from slayq.events import event_from
@@ -63,6 +63,8 @@ class Engine:
             replay_every_step: call the function anew after each step, as if the app were started anew each time, and
                 raise NotDeterministic when it does not ask for all of the steps that it has taken.
         """
+        if now is not None and now.tzinfo is None:
+            raise ValueError(f"now={now.isoformat()} has no time zone: pass an aware datetime, such as in UTC")
         made = functions.functions.values() if isinstance(functions, SlayQ) else functions
         self._functions = {function.event.name: function for function in made}
         self.now = datetime.now(UTC) if now is None else now
@@ -83,8 +85,8 @@ class Engine:
     def stub(self, step: str, *outcomes: Any) -> None:
         """Have the steps of that name come out like this instead of running a body or invoking a function.
 
-        The outcomes are taken in turn, and the last one again and again; an exception is raised. What a body's stub
-        gives must fit the body's return annotation.
+        The outcomes are taken in turn, and the last one again and again; an exception, or a class of them, is raised.
+        What a body's stub gives must fit the body's return annotation.
         """
         if not outcomes:
             raise ValueError("a stub needs at least one outcome: a value, or an exception to raise")
@@ -153,6 +155,7 @@ class Engine:
         for run in alive:
             for name, pending in list(run.pending.items()):
                 if pending.kind == "wait" and _meets(pending, event):
+                    run.taken.add(self._happened[-1].number)
                     run.wake(name, self.now, output=data)
         return self._create(event, data)
 
@@ -264,7 +267,8 @@ class Engine:
         pending = Pending("wait", self._time_out(op), op["event"], match["key"], match["value"])
         run.pending[op["name"]] = pending
         for sent in self._happened[self._created_after[run.id] :]:
-            if _meets(pending, sent.event):
+            if sent.number not in run.taken and _meets(pending, sent.event):
+                run.taken.add(sent.number)
                 run.wake(op["name"], self.now, output=json.loads(json.dumps(sent.event.data)))
                 return
 
@@ -285,7 +289,7 @@ class Engine:
         except Exception as error:
             run.wake(name, self.now, "failed", error=record_of(error).wire())
             return
-        output = value if function is None else encoded_output(function.output, value, f"the stub of {name!r}")
+        output = value if function is None else settled_output(function.output, value, f"the stub of {name!r}")[0]
         run.wake(name, self.now, output=output)
 
     def _on_suspend(self, run: Run, _op: dict[str, Any]) -> None:
@@ -377,7 +381,7 @@ class SyncEngine:
 
 def _come_out(outcomes: deque[Any]) -> Any:
     outcome = outcomes[0] if len(outcomes) == 1 else outcomes.popleft()
-    if isinstance(outcome, BaseException):
+    if isinstance(outcome, BaseException) or (isinstance(outcome, type) and issubclass(outcome, BaseException)):
         raise outcome
     return outcome
 

@@ -68,6 +68,8 @@ class Run:
         """When it is to be called again; None: when a pending step has an outcome."""
         self.recorded: dict[str, dict[str, Any]] = {}
         self.pending: dict[str, Pending] = {}
+        self.taken: set[int] = set()
+        """The numbers of the events that its waits have taken: they count for no later wait."""
 
     @property
     def max_attempts(self) -> int:

@@ -13,12 +13,15 @@ from slayq_server.engine.crontab import Crontab
 
 _ID = re.compile(r"[A-Za-z0-9_.:/-]{1,128}", re.ASCII)
 _TICK_KEY = "cron"
+_FUNCTION = "function:"
 _ID_WANTED = 'an id of letters, digits and _ . : / - such as "nightly-report"'
 
 
 def _id(text: str) -> str:
     if not _ID.fullmatch(text):
         raise Refused(f"must be {_ID_WANTED}, not {shown(text)}")
+    if text.startswith(_FUNCTION):
+        raise Refused(f'must not begin with "{_FUNCTION}": those are the schedules of functions, which apps register')
     return text
 
 

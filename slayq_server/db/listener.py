@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import structlog
 
 from slayq_server.errors import DatabaseUnavailable
+from slayq_server.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -59,6 +61,7 @@ class Listener:
         self._knock = knock
         self._application_name = application_name
         self._hears = False
+        self._repeats = Repeats()
 
     async def run(self) -> None:
         """Listens until cancelled; after a loss it tries again with a growing pause, 5 s at the most."""
@@ -67,7 +70,8 @@ class Listener:
             try:
                 await self._listen_once()
             except (OSError, *_DRIVER_ERRORS) as error:  # TimeoutError is an OSError
-                _log.warning("listener_lost", error_type=type(error).__name__, retry_seconds=pause)
+                kind = type(error).__name__
+                self._repeats.log(WARNING, "listener_lost", kind=kind, error_type=kind, retry_seconds=pause)
             finally:
                 if self._hears:
                     self._hears = False
@@ -109,6 +113,7 @@ class Listener:
             return _KNOCK_AGAIN
         if heard:
             self._hears = True
+            self._repeats.recovered("listener_lost", "listener_hears_again")
             self._on_change(True)
         elif trial.failures == 1:
             _log.warning("listener_hears_nothing", advice=_ADVICE)

@@ -137,14 +137,14 @@ class Store:
 
     async def promote(self, most: int) -> Promoted:
         """Makes ready what has become due, and gives serial queues their heads."""
-        async with self._pool.transaction() as connection:
-            row = await connection.fetchrow(query("promote"), most)
-            assert row is not None
-            ready = set(row["ready"])
-            if row["lanes"]:
-                ready.update(await connection.fetchval(query("advance_lanes"), row["lanes"]))
+        row = await self._pool.fetchrow("promote", most)
+        assert row is not None
         return Promoted(
-            row["promoted"], tuple(sorted(ready)), row["expired_events"], row["expired_invocations"], row["due_in"]
+            row["promoted"],
+            tuple(sorted(row["ready"])),
+            row["expired_events"],
+            row["expired_invocations"],
+            row["due_in"],
         )
 
     async def advance_headless_lanes(self, most: int) -> tuple[str, ...]:

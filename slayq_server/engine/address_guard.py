@@ -163,7 +163,7 @@ def target_of(url: str) -> Target:
     if not 1 <= port <= 65_535:
         raise _malformed(f"the url's port is {port}: it must be from 1 to 65535")
     suffix = "" if port == _PORTS[scheme] else f":{port}"
-    query = "" if parts["query"] is None else f"?{_encoded(parts['query'])}"
+    query = f"?{_encoded(parts['query'])}" if parts["query"] else ""  # an empty one is not sent
     return Target(
         url=f"{scheme}://{host}{suffix}{_encoded(parts['path'] or '/')}{query}",
         origin=f"{scheme}://{host.removesuffix('.')}{suffix}",

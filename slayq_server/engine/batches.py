@@ -5,7 +5,8 @@ written as soon as it is back, for as long as the worker row it belongs to may b
 nothing, because the jobs are somebody else's.
 
 What Postgres refuses to write down holds up nothing else: its batch is split up, and it is tried again apart. What it
-cannot write down in time, too: after each failure batches are smaller, and grow again from there.
+cannot write down in time, too: after each such failure batches are smaller, and grow again from there. A Postgres that
+is read-only or has no room refuses nothing in particular: it is away, and waited for.
 """
 
 from __future__ import annotations
@@ -29,9 +30,17 @@ _T = TypeVar("_T")
 class BatchWriter(Generic[_T]):
     """Writes items down, batch by batch. To be derived from: `_write` and what stands beside it are the rules."""
 
-    def __init__(self, *, on_error: Callable[[DatabaseUnavailable], None]) -> None:
-        """`on_error` is called when the database is away."""
+    def __init__(
+        self, *, on_error: Callable[[DatabaseUnavailable], None], may_write: Callable[[int], bool] = lambda _: True
+    ) -> None:
+        """Does nothing yet.
+
+        Args:
+            on_error: called when the database is away.
+            may_write: asked with the id of the worker row under which something is about to be written: is it trusted?
+        """
         self._on_error = on_error
+        self._may_write = may_write
         self._waiting: deque[tuple[int, _T]] = deque()
         self._later: list[tuple[float, int, _T]] = []
         """Not before that time, by the event loop's clock: somebody has the row locked, or the item was refused."""
@@ -102,13 +111,18 @@ class BatchWriter(Generic[_T]):
             await self._work_to_do()
             if pause:
                 await asyncio.sleep(pause)
+            if self._waiting and not self._may_write(self._waiting[0][0]):
+                # The row's time is up, as after a stall of the event loop: in a moment what belongs to it is forgotten.
+                await asyncio.sleep(LOCKED_PAUSE)
+                continue
             try:
                 await self._write_batch()
                 pause = 0.0
                 self._share = min(self._share * 2, 1.0)
             except DatabaseUnavailable as error:
                 self._on_error(error)
-                self._share = max(self._share / 4, 1 / 512)
+                if not error.refuses_all:
+                    self._share = max(self._share / 4, 1 / 512)
                 pause = min(max(pause * 2, 0.05), 1.0)
 
     async def _work_to_do(self) -> None:
@@ -135,7 +149,7 @@ class BatchWriter(Generic[_T]):
         if not self._waiting:
             return  # the row was lost meanwhile
         worker_id, batch = self._next_batch()
-        again = batch
+        again, first = batch, False
         self._in_hand, self._in_hand_of = batch, worker_id
         try:
             locked = await self._write(worker_id, batch)
@@ -144,10 +158,13 @@ class BatchWriter(Generic[_T]):
                 self._put_off(self._locked_pause(item), worker_id, item)
         except StatementFailed as error:
             self._on_error(error)
-            again = self._split_up(worker_id, batch, error)
+            again, first = self._split_up(worker_id, batch, error), True
         finally:
-            if self._in_hand_of is not None:
+            if self._in_hand_of is not None and first:
                 self._waiting.extendleft((worker_id, item) for item in reversed(again))
+            elif self._in_hand_of is not None:
+                # Behind the others: one that takes longer than a statement may must not keep them all.
+                self._waiting.extend((worker_id, item) for item in again)
             self._in_hand, self._in_hand_of = [], None
             self._note_emptiness()
 

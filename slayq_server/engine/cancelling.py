@@ -76,12 +76,15 @@ class Cancellations:
 
     async def run(self) -> None:
         """Looks until cancelled."""
+        soon = False
         while True:
             try:
-                async with asyncio.timeout(self._every):
+                async with asyncio.timeout(min(LOOK_EVERY, self._every) if soon else self._every):
                     await self._wake.wait()
             except TimeoutError:
                 pass
+            # The word may be about a run that is leased just now, and not yet being delivered.
+            soon = self._wake.is_set()
             self._wake.clear()
             if self._worker.id is None or not self._delivers_runs():
                 continue
@@ -92,5 +95,7 @@ class Cancellations:
                 await asyncio.sleep(LOOK_EVERY)
                 self._wake.set()
                 continue
-            if cancelled and (closed := self._cancel(cancelled)):
+            closed = self._cancel(cancelled) if cancelled else 0
+            soon = closed < len(cancelled)
+            if closed:
                 _log.info("runs_cancelled", runs=closed)

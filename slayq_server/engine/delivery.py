@@ -187,6 +187,7 @@ class _Delivery:
             batch_size=self._batch_size,
             undeliverable=undeliverable,
             error=error,
+            endpoint=self.host,
             duration=self._duration,
             sent_after=self._sent_after,
         )
@@ -202,6 +203,7 @@ class _Delivery:
             batch_size=self._batch_size,
             retry_after=retry_after,
             error=None if result is CallbackResult.OK else f"{target.authority} answered {words_of(reply.status)}",
+            endpoint=self.host,
             duration=self._duration,
             sent_after=self._sent_after,
         )

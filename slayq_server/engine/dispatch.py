@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from logging import ERROR, INFO
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -20,6 +21,7 @@ from slayq_server.engine.outcome import decide, decide_segment
 from slayq_server.errors import WorkerLost
 from slayq_server.model import Answer, CallbackResult, Failed, Outcome, OutcomeKind, Settlement
 from slayq_server.protocol.v1 import keep_indexes
+from slayq_server.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Iterable
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from slayq_server.engine.pools import Pool
     from slayq_server.model import LeasedJob, Op
 
+_DELIVERY_FAILED = ("job_retried", "job_undelivered")
 _log = structlog.get_logger()
 
 
@@ -121,6 +124,7 @@ class Dispatcher:
         # By lease, not by job: a job that was given up with its worker row may be here again before that has ended.
         self._running: dict[tuple[int, int], _Running] = {}
         self._runs = 0
+        self._repeats = Repeats()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -212,12 +216,12 @@ class Dispatcher:
         except WorkerLost:
             return None  # as above
         except Exception as error:
-            _log.exception("delivery_failed_unexpectedly", queue=pool.name, job_id=job.id)
+            self._log_fault("delivery_failed_unexpectedly", error, job, pool)
             answer = _fault(error)
         try:
             settlement = self._conclude(answer, job, pool)
         except Exception as error:
-            _log.exception("outcome_failed_unexpectedly", queue=pool.name, job_id=job.id)
+            self._log_fault("outcome_failed_unexpectedly", error, job, pool)
             answer = _fault(error)
             settlement = self._conclude(answer, job, pool)
         if answer.sent_after is not None:
@@ -257,22 +261,34 @@ class Dispatcher:
         return self._conclude_run(Answer(CallbackResult.OK, terminal=Failed(note, retry=True)), job, pool)
 
     def _log(self, job: LeasedJob, pool: Pool, answer: Answer, outcome: Outcome) -> None:
-        log = _log.debug if outcome.kind in (OutcomeKind.COMPLETED, OutcomeKind.SUSPENDED) else _log.info
-        if outcome.kind is OutcomeKind.DEAD:
-            log = _log.warning
-        log(
-            "job_" + outcome.kind.value,
-            queue=pool.name,
-            job_id=job.id,
-            job_key=job.job_key,
-            attempt=job.attempts,
-            max_attempts=job.max_attempts,
-            outcome=outcome.kind.value,
-            reason=outcome.reason,
-            status_code=answer.status,
-            duration_seconds=round(answer.duration, 4),
-            error=outcome.error,
-        )
+        event = "job_" + outcome.kind.value
+        fields = {
+            "queue": pool.name,
+            "job_id": job.id,
+            "job_key": job.job_key,
+            "attempt": job.attempts,
+            "max_attempts": job.max_attempts,
+            "outcome": outcome.kind.value,
+            "reason": outcome.reason,
+            "status_code": answer.status,
+            "duration_seconds": round(answer.duration, 4),
+            "error": outcome.error,
+        }
+        if outcome.kind in (OutcomeKind.COMPLETED, OutcomeKind.SUSPENDED):
+            _log.debug(event, **fields)
+        elif outcome.kind is OutcomeKind.DEAD:
+            _log.warning(event, **fields)  # the last word on a job is never left out
+        else:
+            # Of an endpoint that fails, or of a queue whose functions do.
+            of = pool.name if answer.result is CallbackResult.OK else answer.endpoint
+            self._repeats.log(INFO, event, kind=f"{answer.result} {answer.status}", of=of, **fields)
+        if answer.result is CallbackResult.OK:
+            for failed in _DELIVERY_FAILED:
+                self._repeats.recovered(failed, "endpoint_answers_again", of=answer.endpoint, endpoint=answer.endpoint)
+
+    def _log_fault(self, event: str, error: Exception, job: LeasedJob, pool: Pool) -> None:
+        kind = type(error).__name__
+        self._repeats.log(ERROR, event, kind=kind, queue=pool.name, job_id=job.id, exc_info=error)
 
 
 def _fault(error: Exception) -> Answer:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from itertools import islice
+from logging import ERROR, INFO
 from typing import TYPE_CHECKING, Final, Protocol
-
-import structlog
 
 from slayq_server.engine.batches import LOCKED_PAUSE, REFUSED_PAUSE, BatchWriter
 from slayq_server.model import Outcome, OutcomeKind, RunVerdict, RunWrite, Settlement
+from slayq_server.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +38,6 @@ _LOCKED_DOUBLINGS: Final = 4
 _STALE: Final = RunVerdict("stale")
 _CANCELLED: Final = Outcome(OutcomeKind.RELEASED)
 """How a cancelled run ends does not matter: Postgres drops it."""
-_log = structlog.get_logger()
 
 
 class JournalStore(Protocol):
@@ -182,6 +181,7 @@ class Journal(BatchWriter[Record]):
         on_flushed: Callable[[int, int, Flushed], None],
         close: Callable[[int, int], None],
         on_error: Callable[[DatabaseUnavailable], None],
+        may_write: Callable[[int], bool] = lambda _: True,
     ) -> None:
         """Does nothing yet.
 
@@ -193,8 +193,10 @@ class Journal(BatchWriter[Record]):
             on_flushed: called with how many runs and ops each flush was of, and what came of it.
             close: called with the job's id and the lease of a run of whose delivery nothing more will be written down.
             on_error: called when the database is away.
+            may_write: whether that worker row is trusted now.
         """
-        super().__init__(on_error=on_error)
+        super().__init__(on_error=on_error, may_write=may_write)
+        self._repeats = Repeats()
         self._store = store
         self._own_words = own_words
         self._on_settled = on_settled
@@ -298,7 +300,9 @@ class Journal(BatchWriter[Record]):
         if refused is None:
             record.cancel()
         else:
-            _log.info("op_refused", job_id=record.job.id, queue=record.queue, error=refused)
+            self._repeats.log(
+                INFO, "op_refused", of=record.queue, job_id=record.job.id, queue=record.queue, error=refused
+            )
             record.refuse(refused)
         if is_delivered:
             self._close(record.job.id, record.job.lease)
@@ -328,8 +332,17 @@ class Journal(BatchWriter[Record]):
             return 0.0
         if write.end is None or write.end.output is not None:
             # No other try would end in another way, and the run must not be held for ever.
-            _log.error("op_refused", job_id=write.job_id, queue=item.queue, error=str(error))
+            self._repeats.log(
+                ERROR, "op_refused", kind=error.reason, job_id=write.job_id, queue=item.queue, error=str(error)
+            )
             self._end_early(item, str(error))
             return 0.0
-        _log.error("outcome_refused", job_id=write.job_id, kind=write.end.kind.value, error=str(error))
+        self._repeats.log(
+            ERROR,
+            "outcome_refused",
+            kind=error.reason,
+            job_id=write.job_id,
+            outcome=write.end.kind.value,
+            error=str(error),
+        )
         return REFUSED_PAUSE

@@ -40,6 +40,8 @@ _HOT_LINGER = 0.25
 """Seconds without a job after which a polling pool goes back to words."""
 _SECOND_LOOKS = (0.1, 1.0)
 """Seconds after which a pool that has run dry looks again: the caller's transaction may have been open meanwhile."""
+_MOST = 1 << 20
+"""Jobs that a lease asks for at the most, where none has failed."""
 _DOUBTS = (0.0, 1.0, 5.0, 20.0)
 """Seconds after a lease whose answer was lost at which to look for jobs that it may have committed all the same."""
 TIMER_WORD = "@timer"
@@ -131,6 +133,8 @@ class Leaser:
         self._written_wants: tuple[int, frozenset[str]] | None = None
         """The worker row and what stands in it; None: in doubt."""
         self._doubts: list[float] = []
+        self._most = _MOST
+        """Jobs that a lease asks for at the most for each pool: fewer after one that failed."""
         self._wake = asyncio.Event()
         self._stopped = False
         self._idle = asyncio.Event()
@@ -281,7 +285,7 @@ class Leaser:
             await self._write_wants(worker_id)
 
     async def _lease_for(self, asked: Sequence[Pool], worker_id: int) -> None:
-        requests = [LeaseRequest(pool.names, pool.free) for pool in asked]
+        requests = [LeaseRequest(pool.names, min(pool.free, self._most)) for pool in asked]
         # Answers are understood as they were asked for: a reload may have taken a queue away meanwhile.
         by_queue = {name: pool for pool in asked for name in pool.names}
         wanted = {pool.name: self._is_wanted(pool, worker_id) for pool in asked}
@@ -297,12 +301,15 @@ class Leaser:
             for pool in asked:
                 self._appetite(pool).hungry = True
             now = self._clock.monotonic()
+            # What is leased may be large: was it too much for the time that a statement may take?
+            self._most = max(1, max(request.free for request in requests) // 4)
             self._on_batch("error", now - started)
             self._doubts = [now + seconds for seconds in _DOUBTS]
             raise
         finally:
             for pool in asked:
                 pool.reserved = 0
+        self._most = min(self._most * 2, _MOST)
         self._on_batch("ok" if jobs else "empty", self._clock.monotonic() - started)
         if self._worker.id != worker_id or not self._worker.trusted:
             # The answer came too late: the row's time is up, and the jobs go back when it is reaped.

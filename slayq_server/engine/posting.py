@@ -1,5 +1,7 @@
 """The HTTP client under `delivery` and `segment`: one signed POST, judged at the socket, sealed when it goes out.
 
+What goes out over plain HTTP is `plain_http`'s, which costs a fraction; aiohttp is here for TLS.
+
 The seam for another client: it takes a `Target`, and gives a `Reply`, read up to a limit, or a `Stream`, to be read as
 it comes; or raises `PostFailed`. Of aiohttp, nothing gets out of here. Two of its hooks carry what a client for
 callbacks needs and most lack:
@@ -29,6 +31,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from yarl import URL
 
 from slayq.protocol import CONTENT_TYPE
+from slayq_server.engine import plain_http
 from slayq_server.engine.address_guard import Blocked
 from slayq_server.model import CallbackResult
 
@@ -66,16 +69,13 @@ class Reply:
 class Stream:
     """An answer that is read as it comes."""
 
-    def __init__(self, response: aiohttp.ClientResponse, target: Target) -> None:
-        self._response = response
-        self._target = target
-        self._protocol = None if response.connection is None else response.connection.protocol
-        self.status = response.status
-        self.content_type = response.content_type
+    def __init__(self, status: int, content_type: str | None, retry_after: str | None, date: str | None) -> None:
+        self.status = status
+        self.content_type = (content_type or "").partition(";")[0].strip().lower()
         """Without parameters, in lower case."""
-        self.retry_after = response.headers.get("Retry-After")
+        self.retry_after = retry_after
         """The header as it came."""
-        self.date = response.headers.get("Date")
+        self.date = date
         """The header as it came."""
 
     async def read(self) -> bytes:
@@ -83,6 +83,18 @@ class Stream:
 
         What nobody reads stays with the sender, but for some tens of kilobytes.
         """
+        raise NotImplementedError
+
+
+class _AiohttpStream(Stream):
+    def __init__(self, response: aiohttp.ClientResponse, target: Target) -> None:
+        headers = response.headers
+        super().__init__(response.status, headers.get("Content-Type"), headers.get("Retry-After"), headers.get("Date"))
+        self._response = response
+        self._target = target
+        self._protocol = None if response.connection is None else response.connection.protocol
+
+    async def read(self) -> bytes:
         try:
             piece = await self._response.content.readany()
             if not piece:
@@ -90,6 +102,20 @@ class Stream:
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             raise _failure(error, self._target, 0.0) from error
         return piece
+
+
+class _PlainStream(Stream):
+    def __init__(self, connection: plain_http.Connection, target: Target) -> None:
+        header = connection.header
+        super().__init__(connection.status, header(b"content-type"), header(b"retry-after"), header(b"date"))
+        self._connection = connection
+        self._target = target
+
+    async def read(self) -> bytes:
+        try:
+            return await self._connection.read()
+        except plain_http.Broken as error:
+            raise _plain_failure(error, self._target, 0.0) from error
 
 
 class PostFailed(Exception):
@@ -132,12 +158,20 @@ class HttpPoster:
             tls: whom to trust; None: the system's certificate authorities.
             resolver: looks names up; None: the system's way.
         """
-        self._user_agent = user_agent
         self._response_limit = response_limit
         self._limit_per_host = limit_per_host
         self._tls = tls or ssl.create_default_context()
         self._resolver = resolver
         self._session: aiohttp.ClientSession | None = None
+        self._headers = {
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "Content-Type": CONTENT_TYPE,
+            "User-Agent": user_agent,
+        }
+        self._plain = plain_http.PlainClient(
+            self._headers, keep_alive=KEEP_ALIVE, names_kept=NAMES_KEPT, resolver=resolver
+        )
 
     async def start(self) -> None:
         """Makes ready to post."""
@@ -153,12 +187,7 @@ class HttpPoster:
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={
-                "Accept": "*/*",
-                "Accept-Encoding": "identity",
-                "Content-Type": CONTENT_TYPE,
-                "User-Agent": self._user_agent,
-            },
+            headers=self._headers,
             auto_decompress=False,
             trust_env=False,
             request_class=_SealedRequest,
@@ -166,6 +195,7 @@ class HttpPoster:
 
     async def close(self) -> None:
         """Closes all connections, those in use, too."""
+        self._plain.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -183,6 +213,8 @@ class HttpPoster:
             PostFailed: there is no answer, or none that can be read.
             Blocked: the guard refused every address of the host.
         """
+        if self._is_plain(target):
+            return await self._post_plainly(target, seal, guard, connect_timeout)
         response = await self._open(target, seal, guard, connect_timeout)
         try:
             body, truncated = await self._read(response)
@@ -202,11 +234,49 @@ class HttpPoster:
 
         An answer that has not been read to its end is cut off by closing the connection, as the block ends.
         """
+        if self._is_plain(target):
+            connection = await self._open_plainly(target, seal, guard, connect_timeout, streaming=True)
+            try:
+                yield await self._plain_stream(connection, target)
+            finally:
+                self._plain.done(connection)
+            return
         response = await self._open(target, seal, guard, connect_timeout)
         try:
-            yield Stream(response, target)
+            yield _AiohttpStream(response, target)
         finally:
             response.close()
+
+    def _is_plain(self, target: Target) -> bool:
+        return target.url.startswith("http:") and not self._limit_per_host
+
+    async def _post_plainly(self, target: Target, seal: Seal, guard: Guard, connect_timeout: float) -> Reply:
+        connection = await self._open_plainly(target, seal, guard, connect_timeout)
+        try:
+            body = await connection.whole()
+        except plain_http.Broken as error:
+            raise _plain_failure(error, target, connect_timeout) from error
+        finally:
+            self._plain.done(connection)
+        retry_after, date = connection.header(b"retry-after"), connection.header(b"date")
+        return Reply(connection.status, body, connection.truncated, retry_after, date)
+
+    async def _plain_stream(self, connection: plain_http.Connection, target: Target) -> Stream:
+        try:
+            await connection.head()
+        except plain_http.Broken as error:
+            raise _plain_failure(error, target, 0.0) from error
+        return _PlainStream(connection, target)
+
+    async def _open_plainly(
+        self, target: Target, seal: Seal, guard: Guard, connect_timeout: float, *, streaming: bool = False
+    ) -> plain_http.Connection:
+        try:
+            return await self._plain.open(
+                target, seal, guard, self._response_limit, connect_timeout=connect_timeout, streaming=streaming
+            )
+        except (plain_http.NameUnknown, plain_http.TooSlow, plain_http.Broken, OSError, RuntimeError) as error:
+            raise _plain_failure(error, target, connect_timeout) from error
 
     async def _open(self, target: Target, seal: Seal, guard: Guard, connect_timeout: float) -> aiohttp.ClientResponse:
         """Sends one POST; returns as soon as the answer has begun."""
@@ -334,6 +404,30 @@ def _failure(error: Exception, target: Target, connect_timeout: float) -> PostFa
             return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke ({_reason(error)})")
         case _:
             return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke ({type(error).__name__})")
+
+
+def _plain_failure(error: Exception, target: Target, connect_timeout: float) -> PostFailed:
+    """What `plain_http` says, in the same words."""
+    host = target.authority
+    match error:
+        case plain_http.TooSlow():
+            return PostFailed(CallbackResult.TIMEOUT, f"{host}: no connection within {connect_timeout:g} s")
+        case plain_http.NameUnknown():
+            return PostFailed(CallbackResult.DNS_ERROR, f"{host}: the name cannot be looked up ({error})")
+        case plain_http.Broken(why="invalid"):
+            return PostFailed(CallbackResult.PROTOCOL_ERROR, f"{host}: the answer is not valid HTTP")
+        case plain_http.Broken(why="head"):
+            return PostFailed(CallbackResult.TOO_LARGE, f"{host}: the answer's headers are too long")
+        case plain_http.Broken(why="within"):
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke within the answer")
+        case plain_http.Broken(cause=OSError() as cause):
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke ({_reason(cause)})")
+        case plain_http.Broken():
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection was closed without an answer")
+        case OSError():
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: no connection ({_reason(error)})")
+        case _:
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: no connection ({type(error).__name__})")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

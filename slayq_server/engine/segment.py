@@ -277,6 +277,7 @@ class _Segment:
             undeliverable=undeliverable,
             retry_after=retry_after,
             error=error,
+            endpoint=self.host,
             duration=self._duration,
             sent_after=self._sent_after,
         )
@@ -287,6 +288,7 @@ class _Segment:
             CallbackResult.OK,
             status=_OK,
             error=terminal.error if isinstance(terminal, Failed) else None,
+            endpoint=self.host,
             duration=self._duration,
             sent_after=self._sent_after,
             terminal=terminal,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from logging import ERROR
 from typing import TYPE_CHECKING, Protocol
-
-import structlog
 
 from slayq_server.engine.batches import REFUSED_PAUSE, BatchWriter
 from slayq_server.model import Settlement
+from slayq_server.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from slayq_server.errors import DatabaseUnavailable, StatementFailed
     from slayq_server.model import Settled
-
-_log = structlog.get_logger()
 
 
 class SettlingStore(Protocol):
@@ -37,6 +35,7 @@ class Settler(BatchWriter[Settlement]):
         on_settled: Callable[[Settlement, str], None],
         on_ready: Callable[[Iterable[str]], None],
         on_error: Callable[[DatabaseUnavailable], None],
+        may_write: Callable[[int], bool] = lambda _: True,
     ) -> None:
         """Does nothing yet.
 
@@ -46,11 +45,13 @@ class Settler(BatchWriter[Settlement]):
             on_settled: called with each settlement and its verdict: settled, dropped or stale.
             on_ready: called with queues in which a serial queue's next job became ready.
             on_error: called when the database is away.
+            may_write: whether that worker row is trusted now.
         """
-        super().__init__(on_error=on_error)
+        super().__init__(on_error=on_error, may_write=may_write)
         self._store = store
         self._on_settled = on_settled
         self._on_ready = on_ready
+        self._repeats = Repeats()
         self.keep_done = keep_done
 
     def job_ids(self) -> list[int]:
@@ -71,5 +72,12 @@ class Settler(BatchWriter[Settlement]):
         return locked
 
     def _refused(self, item: Settlement, error: StatementFailed) -> float:
-        _log.error("outcome_refused", job_id=item.job_id, kind=item.outcome.kind.value, error=str(error))
+        self._repeats.log(
+            ERROR,
+            "outcome_refused",
+            kind=error.reason,
+            job_id=item.job_id,
+            outcome=item.outcome.kind.value,
+            error=str(error),
+        )
         return REFUSED_PAUSE

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from logging import WARNING
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
 from slayq_server.errors import DatabaseUnavailable
+from slayq_server.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,6 +57,7 @@ class Worker:
         on_heartbeat: Callable[[Heartbeat], None],
         on_lost: Callable[[int], None],
         on_renewal: Callable[[RenewalResult], None] = lambda _result: None,
+        on_error: Callable[[DatabaseUnavailable], None] = lambda _error: None,
     ) -> None:
         """Does nothing yet.
 
@@ -70,6 +73,7 @@ class Worker:
             on_heartbeat: called with what each renewal brought.
             on_lost: called with the id when trust has ended: close all deliveries, forget all outcomes.
             on_renewal: called with ok, failed or lost, for the metrics.
+            on_error: called when the database is away.
         """
         self._store = store
         self._clock = clock
@@ -82,9 +86,11 @@ class Worker:
         self._on_heartbeat = on_heartbeat
         self._on_lost = on_lost
         self._on_renewal = on_renewal
+        self._on_error = on_error
         self._trust_until = float("-inf")
         self._retired = False
         self._asked = asyncio.Event()
+        self._repeats = Repeats(clock.monotonic)
         self.id: int | None = None
         """The row's id while there is one."""
 
@@ -92,6 +98,10 @@ class Worker:
     def trusted(self) -> bool:
         """Whether what this daemon holds may be delivered and settled now."""
         return self.id is not None and self._clock.monotonic() < self._trust_until
+
+    def trusts(self, worker_id: int) -> bool:
+        """Whether that row is this daemon's, and what is held under it may be settled now."""
+        return self.id == worker_id and self.trusted
 
     def set_queues(self, queues: Sequence[str]) -> None:
         """Changes what the next row says is served (reload). Heartbeats ask about these from now on."""
@@ -127,12 +137,16 @@ class Worker:
                 worker_id = await self._store.register_worker(self._name, self._version, self._queues, self._lease)
                 break
             except DatabaseUnavailable as error:
-                _log.warning("worker_not_registered", error=str(error), retry_seconds=pause)
+                self._on_error(error)
+                self._repeats.log(
+                    WARNING, "worker_not_registered", kind=error.reason, error=str(error), retry_seconds=pause
+                )
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
         self.id = worker_id
         self._trust_from(sent)
         _log.info("worker_started", worker=worker_id, queues=self._queues)
+        self._repeats.recovered("worker_not_registered", "worker_registered_again", worker=worker_id)
         self._on_start(worker_id)
         return worker_id
 
@@ -148,13 +162,17 @@ class Worker:
                     heartbeat = await self._store.renew_worker(worker_id, self._lease, self._queues)
             except (DatabaseUnavailable, TimeoutError) as error:
                 self._on_renewal("failed")
-                _log.warning("worker_renewal_failed", worker=worker_id, error_type=type(error).__name__)
+                if isinstance(error, DatabaseUnavailable):
+                    self._on_error(error)
+                kind = type(error).__name__
+                self._repeats.log(WARNING, "worker_renewal_failed", kind=kind, worker=worker_id, error_type=kind)
                 wait = min(1.0, self._renew_every)
                 continue
             if self._retired or not heartbeat.held or self._remaining() <= 0:
                 return
             self._trust_from(sent)
             self._on_renewal("ok")
+            self._repeats.recovered("worker_renewal_failed", "worker_renewed_again", worker=worker_id)
             self._on_heartbeat(heartbeat)
             wait = self._renew_every - (self._clock.monotonic() - sent)
 

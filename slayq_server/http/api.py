@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import json
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Final, Protocol
 
-import structlog
 from aiohttp import hdrs, web
 
 from slayq.errors import InvalidSignature, StaleTimestamp
@@ -20,6 +20,7 @@ from slayq_server.engine.crontab import Crontab
 from slayq_server.http.signed import Bodies, Refused, beside_the_loop, carried_out
 from slayq_server.protocol.rpc_v1 import InvalidBody
 from slayq_server.protocol.rpc_v2 import crons_of, read_cancel, read_events, read_manifest
+from slayq_server.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from slayq_server.metrics import Metrics
 
 _BAD_MANIFEST: Final = "SQ012"
-_log = structlog.stdlib.get_logger(__name__)
 
 
 class Apps(Protocol):
@@ -69,6 +69,7 @@ class Api:
         self._clock = clock
         self._bodies = bodies
         self._on_error = on_error
+        self._repeats = Repeats()
 
     @property
     def routes(self) -> list[web.RouteDef]:
@@ -112,9 +113,9 @@ class Api:
             except StaleTimestamp as error:
                 raise self._unauthorized(task, "expired", str(error)) from None
             try:
-                return await carried_out(task, handler(body), self._on_error)
+                return await carried_out(task, handler(body), self._on_error, self._repeats)
             except InvalidBody as error:
-                _log.info("rpc_refused", task=task, reason=str(error))
+                self._repeats.log(INFO, "rpc_refused", kind=task, task=task, reason=str(error))
                 raise Refused(400, "body", str(error)) from None
 
     async def _send(self, body: bytes) -> str:
@@ -130,7 +131,7 @@ class Api:
 
     def _unauthorized(self, task: str, reason: str, problem: str) -> Refused:
         self._metrics.auth_failure("v2", reason)
-        _log.warning("rpc_unauthorized", task=task, reason=reason)
+        self._repeats.log(WARNING, "rpc_unauthorized", kind=f"{task} {reason}", task=task, reason=reason)
         return Refused(
             401,
             "timestamp" if reason == "expired" else "signature",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING
 
-import structlog
 from aiohttp import hdrs, web
 
 from slayq.protocol import SIGNATURE_HEADER, Task
 from slayq.signing import verify_v1
 from slayq_server.http.signed import Bodies, Refused, beside_the_loop, carried_out
 from slayq_server.protocol.rpc_v1 import InvalidBody, read_call
+from slayq_server.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from slayq_server.errors import DatabaseUnavailable
     from slayq_server.metrics import Metrics
     from slayq_server.protocol.rpc_v1 import Call
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 class Rpc:
@@ -50,6 +49,7 @@ class Rpc:
         self._metrics = metrics
         self._bodies = bodies
         self._on_error = on_error
+        self._repeats = Repeats()
 
     @property
     def routes(self) -> list[web.RouteDef]:
@@ -80,15 +80,15 @@ class Rpc:
             try:
                 call = await beside_the_loop(body, functools.partial(_checked, task, self._secrets, body, signature))
             except InvalidBody as error:
-                _log.info("rpc_refused", task=task, reason=str(error))
+                self._repeats.log(INFO, "rpc_refused", kind=task, task=task, reason=str(error))
                 raise Refused(400, "body", str(error)) from None
             if call is None:
                 raise self._unauthorized(task, "invalid")
-            await carried_out(task, self._carry_out(call), self._on_error)
+            await carried_out(task, self._carry_out(call), self._on_error, self._repeats)
 
     def _unauthorized(self, task: Task, reason: str) -> Refused:
         self._metrics.auth_failure("rpc", reason)
-        _log.warning("rpc_unauthorized", task=task, reason=reason)
+        self._repeats.log(WARNING, "rpc_unauthorized", kind=f"{task} {reason}", task=task, reason=reason)
         problem = "is missing" if reason == "missing" else "does not fit the body"
         return Refused(
             401,

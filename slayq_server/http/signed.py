@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from logging import ERROR, INFO
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import structlog
 from aiohttp import web
 
 from slayq_server.errors import DatabaseUnavailable, RequestRefused, SlayQServerError, StatementFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from slayq_server.repeats import Repeats
 
 BODY_LIMIT: Final = 4 * 1024 * 1024 + 64 * 1024
 """Bytes of a body: the largest payload that the SQL functions take, and room for what stands beside it."""
@@ -30,7 +32,6 @@ _AWAY_RETRY: Final = 5
 _BUSY_RETRY: Final = 1
 
 _T = TypeVar("_T")
-_log = structlog.stdlib.get_logger(__name__)
 
 
 class Refused(Exception):
@@ -94,26 +95,28 @@ async def beside_the_loop(body: bytes, check: Callable[[], _T]) -> _T:
     return await asyncio.to_thread(check) if len(body) > _SMALL else check()
 
 
-async def carried_out(task: str, call: Awaitable[_T], on_error: Callable[[DatabaseUnavailable], None]) -> _T:
+async def carried_out(
+    task: str, call: Awaitable[_T], on_error: Callable[[DatabaseUnavailable], None], repeats: Repeats
+) -> _T:
     """What comes of a call; raises Refused for each of the server's errors."""
     try:
         return await call
     except RequestRefused as error:
-        _log.info("rpc_refused", task=task, sqlstate=error.sqlstate)
+        repeats.log(INFO, "rpc_refused", kind=f"{task} {error.sqlstate}", task=task, sqlstate=error.sqlstate)
         raise Refused(400, error.sqlstate, error.reason, hint=error.hint) from error
     except StatementFailed as error:
         on_error(error)
-        raise _failed(task, error) from error
+        raise _failed(task, error, repeats) from error
     except DatabaseUnavailable as error:
         on_error(error)
-        _log.info("rpc_unavailable", task=task, error=str(error))
+        repeats.log(INFO, "rpc_unavailable", kind=task, task=task, error=str(error))
         raise Refused(503, "unavailable", f"{error}: try again", retry_after=_AWAY_RETRY) from error
     except SlayQServerError as error:  # no schema, or no right to it
-        raise _failed(task, error) from error
+        raise _failed(task, error, repeats) from error
 
 
-def _failed(task: str, error: SlayQServerError) -> Refused:
-    _log.error("rpc_failed", task=task, error=str(error))
+def _failed(task: str, error: SlayQServerError, repeats: Repeats) -> Refused:
+    repeats.log(ERROR, "rpc_failed", kind=f"{task} {type(error).__name__}", task=task, error=str(error))
     return Refused(500, "failed", str(error))
 
 

@@ -12,7 +12,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from slayq.protocol_v2 import LINE_BYTES, NAME_CHARACTERS, OPS
+from slayq.protocol_v2 import LINE_BYTES, NAME_CHARACTERS, OPS, SENT_EVENTS
 from slayq_server.model import Done, Failed, Op, Suspend
 from slayq_server.protocol.js_json import (
     InvalidJson,
@@ -37,8 +37,6 @@ STREAM_BYTES: Final = 128 * 1_048_576
 """The most bytes of an answer, its keep-alives included."""
 MOST_BLAMED: Final = 100
 """The most steps that a function's failure is put down to."""
-MOST_EVENTS: Final = 1000
-"""The most events of one send."""
 DEPTH: Final = 1000
 """How deep a value may be nested: Postgres reads some thousand levels."""
 LONGEST: Final = 1000 * 366 * 86_400.0
@@ -304,8 +302,8 @@ def _send(name: str, line: _Line) -> Op:
     events = parse(text)
     if not isinstance(events, list):
         raise _Refused(f"has {kind_of(events)} as events, which must be an array")
-    if len(events) > MOST_EVENTS:
-        raise _Refused(f"has {len(events)} events: {MOST_EVENTS} are the most")
+    if len(events) > SENT_EVENTS:
+        raise _Refused(f"has {len(events)} events: {SENT_EVENTS} are the most")
     for number, event in enumerate(events):
         problem = _problem_of_event(event)
         if problem is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
 import slayq
 from slayq import Event, InvalidDefinition, InvalidEvent, SlayQ, Step, SyncStep
@@ -40,6 +40,8 @@ def plain_with_step(step: Step) -> None: ...
 async def with_sync_step(step: SyncStep) -> None: ...
 async def takes_three(a: Any, b: Any, step: Step) -> None: ...
 async def takes_none() -> None: ...
+async def takes_no_step(order: Order) -> None: ...
+async def takes_step_first(step: Step, order: dict[str, Any]) -> None: ...
 async def generates(step: Step) -> Any:
     yield 1
 
@@ -71,6 +73,11 @@ def defines(body: Any = takes_step, **options: Any) -> Callable[[SlayQ], Any]:
         (defines(event="a", waits_on=[paid]), "a list of pairs"),
         (defines(event="a", waits_on=[("x", "k"), ("x", "k")]), "twice"),
         (defines(event="a", invokes=[takes_step]), "name functions of Slay Q"),
+        (defines(event="a", invokes="shop/placed"), "invokes of function 'takes_step' is 'shop/placed': pass a list"),
+        (defines(event="a", invokes=placed), "is Event('shop/placed', Order): pass a list"),
+        (defines(event="a", waits_on="shop/paid"), "waits_on of function 'takes_step' is 'shop/paid': pass a list"),
+        (defines(event="a", name=""), "name of function"),
+        (defines(event="a", name=7), "name of function"),
         (defines(event="a", queue=""), "queue of function"),
         (defines(event="a", retries=-1), "retries of function"),
         (defines(event="a", retries="3"), "retries of function"),
@@ -79,6 +86,8 @@ def defines(body: Any = takes_step, **options: Any) -> Callable[[SlayQ], Any]:
         (defines(with_sync_step, event="a"), "annotate the last as Step"),
         (defines(takes_three, event="a"), "takes 3 arguments"),
         (defines(takes_none, event="a"), "takes 0 arguments"),
+        (defines(takes_no_step, event=placed), "takes (order): let it take (data, step)"),
+        (defines(takes_step_first, event="a"), "takes (step, order): let it take (data, step)"),
         (defines(generates, event="a"), "is a generator"),
         (defines(7, event="a"), "is no function"),
     ],
@@ -180,6 +189,8 @@ def test_refused_clients(options: dict[str, Any]) -> None:
         (lambda: Event("a")({"x": float("nan")}), "NaN"),
         (lambda: Event("a")(cast("Any", [1])), "pass a pydantic model or a dict"),
         (lambda: Event("a")({"x": object()}), "no JSON"),
+        (lambda: Event("a")({"x": SecretStr("hunter2")}), "has a pydantic secret"),
+        (lambda: Event("a")({"x": b"\xff"}), "base64"),
         (lambda: Event("a")({}, run_at=__import__("datetime").datetime(2030, 1, 1)), "time zone"),
         (lambda: Event("a")({}, priority=-1), "0 is the highest"),
         (lambda: Event("a")({}, id=""), "id of the event"),

@@ -136,6 +136,37 @@ async def test_an_event_cancels(engine: Engine) -> None:
     assert not await engine.cancel(second)
 
 
+async def test_two_waits_take_two_events() -> None:
+    """One that a wait has taken counts for no later wait, as on the server; whenever they come."""
+    sq = make()
+
+    @sq.function(event="test/twice", waits_on=[("test/vote", "id")])
+    async def twice(data: dict[str, Any], step: Step) -> list[Any]:
+        votes = [await step.wait_for_event(name, "test/vote", timeout="1h") for name in ("first", "second", "third")]
+        return [vote and vote["by"] for vote in votes]
+
+    engine = Engine(sq)
+    run = await engine.start("test/twice", {"id": 1})
+    await engine.send("test/vote", {"id": 1, "by": "Ann"})
+    assert ("done", "pending") == (run.step("first").state, run.step("second").state)
+    await engine.send("test/vote", {"id": 1, "by": "Bob"})
+    assert ["Ann", "Bob", None] == (await engine.finish(run)).result
+
+
+async def test_a_stub_that_is_a_class_of_error(engine: Engine) -> None:
+    """It is raised, as an instance is."""
+    engine.stub("charge", TimeoutError, "stubbed")
+    run = await engine.start(placed(Order(order_id=1)))
+    await engine.advance("1s")
+    assert ("stubbed", 1) == (run.step("charge").output, run.step("charge").attempts)
+
+
+def test_a_clock_without_a_time_zone() -> None:
+    """It is refused where it is given."""
+    with pytest.raises(ValueError, match="has no time zone"):
+        Engine([], now=datetime(2030, 1, 1))  # noqa: DTZ001
+
+
 async def test_a_run_that_only_a_test_can_end(engine: Engine) -> None:
     """`finish` says what a run waits for, rather than to wait for ever."""
     sq = make()

@@ -103,6 +103,14 @@ async def test_refusals(sq: SlayQ, headers: dict[str, str], body: bytes, status:
     assert [] == ran
 
 
+async def test_a_request_for_another_url(sq: SlayQ) -> None:
+    """The refusal says whose it is, and what this app takes for its own."""
+    body = encoded(audience="http://app.test/slayq")
+    said = (await body_of(await sq.receive(signed(body), body))).decode()
+    assert "'http://app.test/slayq'" in said
+    assert "SlayQ(url='https://app.test/slayq/')" in said
+
+
 async def test_a_body_that_is_too_large(sq: SlayQ) -> None:
     """It is refused unread."""
     reply = await sq.receive({}, b" " * (REQUEST_BYTES + 1))

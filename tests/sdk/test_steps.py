@@ -10,9 +10,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, Json, SecretStr, computed_field
 
-from slayq import Event, NoRetry, RetryAfter, SlayQ, Step, StepFailed, StepTimedOut, SyncStep
+from slayq import Event, InvalidEvent, NoRetry, RetryAfter, SlayQ, Step, StepFailed, StepTimedOut, SyncStep
 from slayq.errors import InvalidStep, RepeatedStep
 from tests.support.segments import RUN, brief, done, ops, pending
 
@@ -31,6 +31,25 @@ class Point:
     tags: set[str]
 
 
+class Squares(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    side: int
+    sides: Json[list[int]]
+
+    @computed_field
+    def area(self) -> int:
+        return self.side * self.side
+
+
+class Login(BaseModel):
+    password: SecretStr
+
+
+class OneWay(BaseModel):
+    order_id: int = Field(serialization_alias="orderId")
+
+
 class Pair(NamedTuple):
     left: int
     right: bytes
@@ -41,6 +60,7 @@ class Order(BaseModel):
 
 
 paid = Event("shop/paid", Order)
+SQUARES = Squares.model_validate({"side": 2, "sides": "[2,2]"})
 MONEY = Money(amount=Decimal("1.10"), at=datetime(2030, 1, 1, tzinfo=UTC))
 
 
@@ -50,6 +70,10 @@ def money() -> Money:
 
 async def point() -> Point | None:
     return Point(1, {"a"})
+
+
+def squares() -> Squares:
+    return SQUARES
 
 
 def pair() -> Pair:
@@ -84,6 +108,7 @@ def define(sq: SlayQ, body: Callable[[Step], Any], **options: Any) -> Any:
         (money, MONEY),
         (point, Point(1, {"a"})),
         (pair, Pair(1, b"two")),
+        (squares, SQUARES),
         (table, {1: (timedelta(seconds=1), timedelta(0))}),
         (nothing, None),
         (unsaid, {"amount": "1.10", "at": "2030-01-01T00:00:00Z"}),
@@ -130,6 +155,18 @@ def wrong() -> int:
     return "seven"  # type: ignore[return-value]
 
 
+def binary() -> dict[str, bytes]:
+    return {"a": b"\xff"}
+
+
+def login() -> list[Login]:
+    return [Login(password=SecretStr("hunter2"))]
+
+
+def one_way() -> OneWay:
+    return OneWay(order_id=1)
+
+
 def large() -> str:
     return "x" * 1_048_576
 
@@ -143,6 +180,9 @@ def large() -> str:
         (circle, "returned a value of type list"),
         (surrogate, "returned a value of type str"),
         (wrong, "returned a value of type str that does not fit its annotation int"),
+        (binary, "has bytes that are no UTF-8 text: write them in base64"),
+        (login, "has a pydantic secret"),
+        (one_way, "OneWay: order_id: Field required. It cannot read what it writes: look at its aliases"),
         (large, "1,048,576 are the limit"),
     ],
 )
@@ -173,6 +213,21 @@ async def test_a_function_s_own_output_that_cannot_be_recorded(sq: SlayQ) -> Non
     (failed,) = await ops(define(sq, function))
     assert ("failed", False) == (failed["op"], failed["retry"])
     assert "function 'function' returned a value of type object" in failed["error"]["message"]
+
+
+async def test_a_function_s_output_that_is_not_what_it_says(sq: SlayQ) -> None:
+    """It fails there, and not in whoever invokes it: a forgotten `return`, too."""
+
+    async def wrong_kind(step: Step) -> int:
+        return "seven"  # type: ignore[return-value]
+
+    async def forgotten(step: Step) -> Money:  # type: ignore[empty-body]
+        pass
+
+    for function, says in ((wrong_kind, "str that does not fit its annotation int"), (forgotten, "type NoneType")):
+        (failed,) = await ops(define(SlayQ(), function))
+        assert ("failed", False, "InvalidOutput") == (failed["op"], failed["retry"], failed["error"]["type"])
+        assert says in failed["error"]["message"]
 
 
 def failing() -> int:
@@ -256,9 +311,17 @@ class Declined(Exception):
     pass
 
 
-@pytest.mark.parametrize("error", [NoRetry("no"), Declined("no")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoRetry("no"),
+        Declined("no"),
+        ExceptionGroup("of a TaskGroup", [NoRetry("no")]),
+        ExceptionGroup("of a TaskGroup", [ValueError(), ExceptionGroup("in it", [Declined("no")])]),
+    ],
+)
 async def test_errors_that_end_a_step(sq: SlayQ, error: Exception) -> None:
-    """NoRetry, and what `give_up_on` names, are final at once."""
+    """NoRetry, and what `give_up_on` names, are final at once, out of a TaskGroup, too."""
 
     def body() -> None:
         raise error
@@ -352,6 +415,24 @@ async def test_odd_errors_are_recorded(sq: SlayQ) -> None:
     assert "\0" not in answer[1]["error"]["message"]
 
 
+@pytest.mark.parametrize("event", ["test/async", "test/plain"])
+async def test_a_function_that_exits(sq: SlayQ, event: str) -> None:
+    """It fails, and the app goes on."""
+
+    @sq.function(event="test/async")
+    async def function(step: Step) -> None:
+        raise SystemExit(3)
+
+    @sq.function(event="test/plain")
+    def plain(step: SyncStep) -> None:
+        raise SystemExit(3)
+
+    (failed,) = await ops(sq.functions[event])
+    assert ("failed", True) == (failed["op"], failed["retry"])
+    assert "the function raised SystemExit(3)" == failed["error"]["message"]
+    assert "test_steps.py" in failed["error"]["trace"]
+
+
 async def test_a_name_used_twice_is_refused(sq: SlayQ) -> None:
     """In a row or at once, for recorded steps, too; the error says where both are."""
 
@@ -382,6 +463,17 @@ async def test_a_step_in_a_body_is_refused(sq: SlayQ) -> None:
         assert "step 'inner' was asked for in the body of step 'outer'" in answer[0]["error"]["message"]
 
 
+async def test_a_step_in_another_event_loop_is_refused(sq: SlayQ) -> None:
+    """In a thread's own loop, which could never be woken."""
+
+    async def function(step: Step) -> None:
+        await asyncio.to_thread(lambda: asyncio.run(step.run("a", money)))
+
+    (failed,) = await ops(define(sq, function))
+    assert "InvalidStep" == failed["error"]["type"]
+    assert "step 'a' was asked for in another event loop than its function's" in failed["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("take", "says"),
     [
@@ -389,6 +481,7 @@ async def test_a_step_in_a_body_is_refused(sq: SlayQ) -> None:
         (lambda step: step.sleep_until("a", "2030-01-01"), "pass a datetime"),
         (lambda step: step.sleep("a", "-1s"), "negative"),
         (lambda step: step.sleep("a", timedelta(seconds=-1)), "negative"),
+        (lambda step: step.sleep("a", timedelta.max), "longer than a thousand years"),
         (lambda step: step.sleep("a", "soon"), '"30s"'),
         (lambda step: step.sleep("a", 5), "not a duration"),
         (lambda step: step.sleep("", "1s"), "1 to 512"),
@@ -398,6 +491,10 @@ async def test_a_step_in_a_body_is_refused(sq: SlayQ) -> None:
         (lambda step: step.sleep(None, "1s"), "is NoneType"),
         (lambda step: step.wait_for_event("a", paid), "waits_on=[('shop/paid'"),
         (lambda step: step.invoke("a", paid, {}), "takes Order"),
+        (lambda step: step.invoke("a", money, {}), "invokes function: pass one that @sq.function has made"),
+        (lambda step: step.run("a", point()), "has been called already (point): pass the function, and its arguments"),
+        (lambda step: step.run("a", 7), "is int: pass the function, and its arguments after it"),
+        (lambda step: step.run(money, "a"), "the name of a step is function"),
         (lambda step: step.options(retries=-1).run("a", money), "retries"),
         (lambda step: step.options(timeout="-1s").run("a", money), "negative"),
         (lambda step: step.options(give_up_on=(1,)).run("a", money), "give_up_on"),
@@ -411,6 +508,38 @@ async def test_bad_asks(sq: SlayQ, take: Callable[[Step], Any], says: str) -> No
         try:
             await take(step)
         except InvalidStep as error:
+            caught.append(str(error))
+
+    assert ["done"] == brief(await ops(define(sq, function)))
+    assert says in caught[0]
+
+
+def test_a_plain_function_s_body_that_is_called_already(sq: SlayQ) -> None:
+    """As in an async one."""
+
+    def function(step: SyncStep) -> None:
+        step.run("a", money())  # type: ignore[arg-type]
+
+    (failed,) = asyncio.run(ops(define(sq, function)))
+    assert "the body of step 'a' is tests.sdk.test_steps.Money: pass the function" in failed["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("take", "says"),
+    [
+        (lambda step: step.send_event("a", "x", {"x": "\0"}), "holds a NUL character"),
+        (lambda step: step.invoke("a", "x", {"x": ["\0"]}), "holds a NUL character"),
+        (lambda step: step.send_events("a", [{"event": "x"}] * 1001), "1,001 events, and 1,000 are the most"),
+    ],
+)
+async def test_events_that_the_server_would_not_take(sq: SlayQ, take: Callable[[Step], Any], says: str) -> None:
+    """They are refused at the step, where the function can catch it."""
+    caught: list[str] = []
+
+    async def function(step: Step) -> None:
+        try:
+            await take(step)
+        except InvalidEvent as error:
             caught.append(str(error))
 
     assert ["done"] == brief(await ops(define(sq, function)))
@@ -436,6 +565,7 @@ async def test_a_recorded_output_that_does_not_fit_any_more(sq: SlayQ) -> None:
     (failed,) = await ops(define(sq, function), done("body", {"amount": "much"}))
     assert ("InvalidStep", True) == (failed["error"]["type"], failed["retry"])
     assert "step 'body' has a recorded outcome that does not fit its annotation Money" in failed["error"]["message"]
+    assert failed["error"]["message"].endswith("or give what is new a name of its own")
 
 
 async def test_waits(sq: SlayQ) -> None:

@@ -164,6 +164,29 @@ async def test_what_is_awaited_outside_of_a_step_is_cancelled_with_a_warning(
     assert "test_suspension.py" in record.message
 
 
+async def test_branches_that_wait_for_their_turn_are_no_cause_for_a_warning(
+    sq: SlayQ, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A semaphore over steps, a queue between branches: nothing is wrong with those. One line a place, at info."""
+    queue: asyncio.Queue[int] = asyncio.Queue()
+
+    async def in_turn(turn: asyncio.Semaphore, step: Step, number: int) -> None:
+        async with turn:
+            await step.sleep(f"nap {number}", "1s")
+
+    @sq.function(event="test/event")
+    async def function(step: Step) -> None:
+        turn = asyncio.Semaphore(2)
+        await asyncio.gather(queue.get(), *(in_turn(turn, step, number) for number in range(5)))
+
+    with caplog.at_level(logging.INFO, "slayq"):
+        assert ["sleep nap 0", "sleep nap 1", "suspend"] == brief(await ops(function, grace=0.01))
+    assert [logging.INFO, logging.INFO] == [record.levelno for record in caplog.records]
+    in_turn_said, queue_said = sorted((record.message for record in caplog.records), key=lambda said: "Queue" in said)
+    assert ".in_turn (" in in_turn_said
+    assert "Queue.get (" in queue_said
+
+
 async def test_what_ends_within_the_grace_goes_on(sq: SlayQ, caplog: pytest.LogCaptureFixture) -> None:
     """A branch that is back in a step in time counts as any other."""
 

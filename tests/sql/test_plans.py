@@ -61,4 +61,4 @@ async def test_what_is_read_does_not_grow(database_url: str, connect: Connect, c
 def too_much(reading: Reading, small: Reading) -> bool:
     """Whether a statement read a table from end to end, many rows for each of its jobs, or more than when small."""
     grown = reading.rows > small.rows + FEW or reading.pages > 3 * small.pages + 100
-    return grown or reading.rows > 12 * FEW or bool(GROWING & set(reading.sequential))
+    return grown or reading.rows > 16 * FEW or bool(GROWING & set(reading.sequential))

@@ -168,6 +168,30 @@ async def test_a_strict_lane_waits_for_the_retry(connection: asyncpg.Connection,
     assert (await live(connection, second))["state"] == "blocked"
 
 
+async def test_a_strict_lane_is_kept_when_the_retry_is_due(connection: asyncpg.Connection, daemon: Daemon) -> None:
+    """Strict: while the retry waits for a free slot, no other job takes the lane, whatever comes before it by now."""
+    first, second = await fill(connection, daemon.store, "lane", 0, 0)
+    await daemon.settle(failed(await daemon.lease_one(), delay=0.0, strict=True))
+    await daemon.store.promote(10)
+    await add(connection, serial="lane", priority=-9)
+    await daemon.store.promote(10)
+    again = await daemon.lease_one()
+    assert (first, 2) == (again.id, again.attempts)
+    assert "blocked" == (await live(connection, second))["state"]
+
+
+async def test_a_job_whose_lease_was_lost_keeps_its_lane(connection: asyncpg.Connection, daemon: Daemon) -> None:
+    """It may have been delivered in part: it is delivered again before any other of its lane."""
+    (first,) = await fill(connection, daemon.store, "lane", 0)
+    await daemon.lease_one()
+    await daemon.expire(connection)
+    await daemon.store.reap(10)
+    await add(connection, serial="lane", priority=-9)
+    await daemon.store.promote(10)
+    other = await daemon.register(daemon.store, "other")
+    assert first == (await other.lease_one()).id
+
+
 async def test_a_strict_lane_goes_on_after_a_dead_letter(connection: asyncpg.Connection, daemon: Daemon) -> None:
     """Strict: a job that ends as a dead letter lets go of its lane."""
     _, second = await fill(connection, daemon.store, "lane", 0, 0)

@@ -32,6 +32,7 @@ class Job:
     run_at: datetime
     state: str = "scheduled"
     holds: bool = False
+    attempts: int = 0
 
     @property
     def order(self) -> tuple[int, datetime, int]:
@@ -56,7 +57,9 @@ class Model:
         holder, waiting = self.holder(lane), self.of(lane, "blocked")
         if not waiting:
             return
-        if holder and holder.state == "ready" and waiting[0].order < holder.order:
+        # What was delivered before keeps its place.
+        may_step_back = holder is not None and holder.state == "ready" and holder.attempts == 0
+        if holder and may_step_back and waiting[0].order < holder.order:
             holder.state, holder.holds, holder = "blocked", False, None
         if holder is None:
             waiting[0].state, waiting[0].holds = "ready", True
@@ -76,7 +79,7 @@ class Model:
     def lease(self, free: int) -> list[int]:
         ready = sorted((job for job in self.jobs.values() if job.state == "ready"), key=lambda job: job.order)
         for job in ready[:free]:
-            job.state = "leased"
+            job.state, job.attempts = "leased", job.attempts + 1
         return [job.id for job in ready[:free]]
 
     def end(self, job_id: int) -> None:
@@ -150,7 +153,7 @@ class Machine:
     async def release(self) -> None:
         if taken := self.take():
             await self.daemon.settle(released(taken[0]))
-            taken[1].state = "ready"
+            taken[1].state, taken[1].attempts = "ready", taken[1].attempts - 1
 
     async def die(self) -> None:
         await self.daemon.expire(self.connection)

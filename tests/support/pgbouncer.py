@@ -34,7 +34,7 @@ class PgBouncer:
     """
 
     def __init__(self, cluster: Cluster, mode: Mode, **settings: object) -> None:
-        self._binary = _installed()
+        self._binary = installed()
         self._cluster = cluster
         self._settings = {
             "pool_mode": mode,
@@ -114,7 +114,7 @@ class PgBouncer:
         return False
 
 
-def _installed() -> Path:
+def installed() -> Path:
     """The program. Skips the test where it is not installed and not required."""
     found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if found is None:

@@ -95,3 +95,30 @@ async def test_an_outage_is_no_end() -> None:
         rig.away = False
         await asyncio.sleep(2 * LOOK_EVERY)
     assert [(1, 7)] == rig.cancelled
+
+
+def test_a_word_that_comes_before_the_answer_to_the_lease() -> None:
+    """The run is cancelled while it is being leased; its delivery begins a moment later, and ends within the second."""
+
+    @in_virtual_time
+    async def go(*, others: bool) -> None:
+        rig = Rig()
+        begun = False
+        rig.delivers_runs = others
+        rig.cancellations = Cancellations(
+            rig,
+            rig,
+            delivers_runs=lambda: rig.delivers_runs,
+            cancel=lambda leases: rig._cancel(leases) if begun else 0,
+            on_error=rig.errors.append,
+        )
+        async with rig.runs() as cancellations:
+            cancellations.listening(connected=True)
+            cancellations.look()
+            await asyncio.sleep(0.01)
+            begun = rig.delivers_runs = True
+            await asyncio.sleep(LOOK_EVERY + 0.1)
+        assert [(1, 7)] == rig.cancelled
+
+    go(others=False)
+    go(others=True)

@@ -304,6 +304,7 @@ def test_a_name_may_stand_for_one_queue_only(queues: object, expected: str) -> N
         ({"queues": {"@x": {"concurrency": 1}}}, 'queues."@x": must not begin with @, not "@x"'),
         ({"queues": {"a\nb": {"concurrency": 1}}}, 'queues."a\\nb": has a control character in its name: "a\\nb"'),
         (entry(id="a b"), 'cron[0].id: must be an id of letters, digits and _ . : / - such as "nightly-report", not'),
+        (entry(id="function:a"), 'cron[0].id: must not begin with "function:": those are the schedules of functions'),
         (entry(id="x" * 129), "cron[0].id: must have at most 128 characters, not 129"),
         (entry(cron="* * * *"), "cron[0].cron: is no cron line: number of fields: the line has 4"),
         (entry(cron="61 * * * *"), "cron[0].cron: is no cron line: minute"),

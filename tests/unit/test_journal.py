@@ -232,6 +232,24 @@ async def test_what_takes_too_long_is_written_in_smaller_flushes() -> None:
 
 
 @in_virtual_time
+async def test_one_that_always_takes_too_long_lets_the_others_by() -> None:
+    """What it sends cancels a million runs, say."""
+    rig = Rig()
+
+    def meanwhile() -> None:
+        if any(0 == number for number, *_ in rig.store.flushes[-1]):
+            raise DatabaseUnavailable("canceling statement due to statement timeout")
+
+    rig.store.meanwhile = meanwhile
+    async with rig.runs():
+        for number in range(20):
+            rig.open(number).finish(DONE)
+        await asyncio.sleep(60)
+        assert set(range(1, 20)) == set(rig.store.ended)
+        rig.journal.forget(1)
+
+
+@in_virtual_time
 async def test_a_run_that_is_leased_again_before_its_end_is_known_to_be_written() -> None:
     """The answer to the end's flush was lost, and the run is back: a flush has each run once, by its latest lease."""
     rig = Rig()

@@ -44,6 +44,7 @@ class FakeStore:
         """Called once, while a wish for a queue's words is being written."""
         self.takes = 0.001
         self.want_takes = 0.001
+        self.can = 1000
         self.fails = 0
         self.want_fails = 0
         self.unknown: list[tuple[float, list[int]]] = []
@@ -68,6 +69,10 @@ class FakeStore:
                 while waiting and left:
                     jobs.append(job(waiting.popleft(), name))
                     left -= 1
+        if sum(request.free for request in requests) > self.can:
+            for each in reversed(jobs):
+                self.ready[each.queue].appendleft(each.id)
+            raise DatabaseUnavailable("canceling statement due to statement timeout")
         self.before_answer()
         await asyncio.sleep(self.takes)
         if self.fails:
@@ -302,6 +307,23 @@ async def test_what_a_lost_answer_leased_is_given_back() -> None:
         first = rig.store.unknown[0][0]
         assert [0, 1, 5, 20] == [round(at - first) for at, _ in rig.store.unknown]
         assert 1 == len(rig.errors)
+
+
+@in_virtual_time
+async def test_what_takes_too_long_is_leased_in_smaller_batches() -> None:
+    """Runs may have megabytes of outputs, and a statement has a time limit: it must not be the same one again."""
+    rig = Rig(Pool("mail", ("mail",), 40))
+    rig.store.can = 5
+    rig.store.add("mail", *range(40))
+    async with rig.runs():
+        await asyncio.sleep(60)
+        assert 40 == len(rig.running)
+        rig.store.can = 1000
+        rig.end(*range(40))
+        rig.store.add("mail", *range(100, 140))
+        rig.leaser.word("mail")
+        await asyncio.sleep(5)
+        assert 40 == len(rig.running)
 
 
 @in_virtual_time

@@ -64,7 +64,7 @@ DESIGN: dict[str, Row] = {
     "slayq_db_pool_connections": ("gauge", {"state": {"idle", "in_use"}}, None),
     "slayq_db_errors_total": (
         "counter",
-        {"kind": {"connection", "timeout", "statement", "other"}},
+        {"kind": {"connection", "timeout", "read_only", "storage", "statement", "other"}},
         None,
     ),
     "slayq_listener_connected": ("gauge", {}, None),

@@ -28,6 +28,7 @@ class FakeStore:
         self.locked: set[int] = set()
         self.poison: set[int] = set()
         self.away = False
+        self.error = DatabaseUnavailable("away")
         self.meanwhile: Callable[[], Any] = lambda: None
         self.ready: set[str] = set()
 
@@ -37,7 +38,7 @@ class FakeStore:
         await asyncio.sleep(0.001)
         self.meanwhile()
         if self.away:
-            raise DatabaseUnavailable("away")
+            raise self.error
         if self.poison & set(ids):
             raise StatementFailed("no")
         return Settled({job_id: "locked" if job_id in self.locked else "settled" for job_id in ids}, self.ready)
@@ -51,12 +52,14 @@ class Rig:
         self.settled: list[tuple[int, str]] = []
         self.errors: list[DatabaseUnavailable] = []
         self.ready: list[str] = []
+        self.distrusted: set[int] = set()
         self.settler = Settler(
             self.store,
             keep_done=False,
             on_settled=lambda settlement, verdict: self.settled.append((settlement.job_id, verdict)),
             on_ready=self.ready.extend,
             on_error=self.errors.append,
+            may_write=lambda worker_id: worker_id not in self.distrusted,
         )
 
     def put(self, *job_ids: int, worker: int = 1) -> None:
@@ -221,3 +224,31 @@ async def test_heads_that_became_ready_are_passed_on() -> None:
     async with rig.runs():
         rig.put(1)
     assert ["mail"] == rig.ready
+
+
+@in_virtual_time
+async def test_a_database_that_takes_no_writes_splits_no_batch() -> None:
+    """Read-only, or without room: nothing in the batch is at fault, so it stays as it is, and comes back whole."""
+    rig = Rig()
+    rig.store.away = True
+    rig.store.error = DatabaseUnavailable("read-only", "read_only")
+    async with rig.runs():
+        rig.put(*range(100))
+        await asyncio.sleep(20)
+        rig.store.away = False
+    assert {(1, tuple(range(100)))} == {(worker, tuple(ids)) for worker, ids in rig.store.batches}
+    assert 100 == len(rig.settled)
+
+
+@in_virtual_time
+async def test_nothing_is_written_under_a_row_that_is_not_trusted() -> None:
+    """Its time is up, and who minds it has not noticed yet: what belongs to it waits, and is forgotten and counted."""
+    rig = Rig()
+    rig.distrusted = {1}
+    async with rig.runs():
+        rig.put(1, 2)
+        await asyncio.sleep(1)
+        assert [] == rig.store.batches
+        assert 2 == rig.settler.forget(1)
+        rig.put(3, worker=2)
+    assert [(2, [3])] == rig.store.batches

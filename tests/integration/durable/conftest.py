@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.daemon import FAST_BACKOFF
 from tests.support.endpoint import SECRET
 from tests.support.process import Program
 from tests.support.wait import wait_until
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemons, Running
 
 STEPS = 10
+PATIENT = {"base": 0.4, "factor": 1, "jitter": 0}
+"""So that 25 deliveries take longer than the app needs to come up again."""
 
 
 class App:
@@ -95,7 +96,7 @@ def app(tmp_path: Path, database_url: str, unused_port: int) -> Iterator[App]:
 async def start_daemon(daemons: Daemons, app: App, timeout: str = "5m", **more: Any) -> Running:
     """A daemon with a short lease, for the app's one queue, which has this time-out."""
     return await daemons.start(
-        queues={"general": {"concurrency": 20, "backoff": FAST_BACKOFF, "timeout": timeout}},
+        queues={"general": {"concurrency": 20, "backoff": PATIENT, "timeout": timeout}},
         callbacks={"allow": [app.origin, app.url.removesuffix("/slayq")]},
         worker={"lease": 3, "renew": 1},
         **more,
