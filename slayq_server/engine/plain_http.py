@@ -1,14 +1,13 @@
-"""HTTP/1.1 over plain TCP, for `posting`: an asyncio protocol around httptools' parser, and nothing else.
+"""HTTP/1.1 over plain TCP, for `posting`: connections kept by host and port, and nothing else.
 
 Delivering is what a daemon spends its time on, and most apps are reached over plain HTTP, on the same machine or a
 private network. What a general client does for each request costs several times what this one does.
 
 Invariants:
 
-- A connection has one exchange at a time. It is used again only if the answer came to its end, allows it, and nothing
-  came after it; in every other case it is closed at once. A POST is never sent twice.
+- A connection whose exchange did not come to its end (see `plain_connection`) is closed at once. A POST is never sent
+  twice.
 - Every address is judged by the guard before a connection is made to it, and again before a request goes out on it.
-- What is held of an answer is bounded: its head, its body up to the limit, or, of a stream, what has not been read yet.
 """
 
 from __future__ import annotations
@@ -19,27 +18,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
-import httptools
 from aiohappyeyeballs import start_connection
 
 from slayq_server.engine.address_guard import Blocked
+from slayq_server.engine.plain_connection import Broken, Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from slayq_server.engine.address_guard import Target
 
-_HEAD_LIMIT: Final = 64 * 1024
-"""Bytes of an answer's head, informational ones before it included."""
-_HEADER_LIMIT: Final = 8190
-"""Bytes of one header."""
-_HEADERS_LIMIT: Final = 128
-_BUFFERED: Final = 128 * 1024
-"""Bytes of a stream that may wait to be read before the sender has to wait."""
 _NEXT_ADDRESS: Final = 0.25
 """Seconds after which a name's next address is tried beside the one before."""
 _PLACES: Final = 1024
-_SWITCHING: Final = 101
 
 AddressInfo = tuple[int, int, int, str, Any]
 """As `socket.getaddrinfo` gives them."""
@@ -55,16 +46,6 @@ class TooSlow(Exception):
 
 class NameUnknown(Exception):
     """A name that cannot be looked up; the message says why."""
-
-
-class Broken(Exception):
-    """There is no answer, or no whole one. `cause` is the socket's error, if there was one."""
-
-    def __init__(self, why: str, cause: Exception | None = None) -> None:
-        super().__init__(why)
-        self.why = why
-        """closed: without an answer; within: in the middle of it; invalid: no HTTP; head: too long a head."""
-        self.cause = cause
 
 
 class Guard(Protocol):
@@ -95,232 +76,6 @@ class Place:
         path = parts.path or "/"
         query = f"?{parts.query}" if parts.query else ""
         self.head = f"POST {path}{query} HTTP/1.1\r\nHost: {parts.netloc}\r\n{fixed}".encode("ascii")
-
-
-class Connection(asyncio.Protocol):
-    """One connection, and the exchange on it."""
-
-    __slots__ = (
-        "_buffer",
-        "_complete",
-        "_failure",
-        "_fed",
-        "_headers",
-        "_informational",
-        "_limit",
-        "_loop",
-        "_overlong",
-        "_parser",
-        "_paused",
-        "_reusable",
-        "_streaming",
-        "_surplus",
-        "_until_eof",
-        "_waiter",
-        "answered",
-        "idle_since",
-        "key",
-        "peer",
-        "status",
-        "transport",
-        "truncated",
-    )
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, key: tuple[str, int]) -> None:
-        self._loop = loop
-        self.key = key
-        self.transport: asyncio.Transport | None = None
-        self.peer = ""
-        self.idle_since = 0.0
-        self._parser: Any = httptools.HttpResponseParser(self)
-        self._waiter: asyncio.Future[None] | None = None
-        self._begin(0, streaming=False)
-        self._complete = True  # nothing is asked for yet
-
-    def _begin(self, limit: int, *, streaming: bool) -> None:
-        self.status = 0
-        self.answered = False
-        """The head of the answer is there."""
-        self.truncated = False
-        self._limit = limit
-        self._streaming = streaming
-        self._buffer = bytearray()
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._fed = 0
-        self._overlong = False
-        self._complete = False
-        self._informational = False
-        self._until_eof = False
-        self._reusable = False
-        self._surplus = False
-        self._paused = False
-        self._failure: Broken | None = None
-
-    # The exchange
-
-    def send(self, request: bytes, limit: int, *, streaming: bool = False) -> None:
-        """Sends a request. Of the answer's body `limit` bytes are kept; a stream's is read piece by piece."""
-        assert self.transport is not None
-        self._begin(limit, streaming=streaming)
-        self.transport.write(request)
-
-    async def whole(self) -> bytes:
-        """The answer's body, as far as it is kept. Raises Broken."""
-        while not (self._complete or self.truncated):
-            await self._progress()
-        return bytes(self._buffer[: self._limit])
-
-    async def head(self) -> None:
-        """Returns when the answer's head is there. Raises Broken."""
-        while not self.answered:
-            await self._progress()
-
-    async def read(self) -> bytes:
-        """What has come of the body since; empty at its end. Raises Broken, after all that came before."""
-        while not self._buffer:
-            if self._complete:
-                return b""
-            await self._progress()
-        piece = bytes(self._buffer)
-        self._buffer.clear()
-        if self._paused and self.transport is not None:
-            self._paused = False
-            self.transport.resume_reading()
-        return piece
-
-    def header(self, name: bytes) -> str | None:
-        """The first header of that name, which is in lower case."""
-        for given, value in self._headers:
-            if given == name:
-                return value.decode("latin-1").strip()
-        return None
-
-    @property
-    def reusable(self) -> bool:
-        """Whether another request may go out on it."""
-        return (
-            self._complete
-            and self._reusable
-            and not self._surplus
-            and self.transport is not None
-            and not self.transport.is_closing()
-        )
-
-    def abort(self) -> None:
-        """Closes it at once, whatever is under way."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    async def _progress(self) -> None:
-        """Waits until something has happened. Raises what has gone wrong."""
-        if self._failure is None:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        else:
-            raise self._failure
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _fail(self, why: str, cause: Exception | None = None) -> None:
-        if self._failure is None and not self._complete:
-            self._failure = Broken(why, cause)
-            self._wake()
-        self.abort()
-
-    # What the transport says
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is there."""
-        self.transport = transport  # type: ignore[assignment]
-        name = transport.get_extra_info("peername")
-        self.peer = str(name[0]) if name else ""
-
-    def data_received(self, data: bytes) -> None:
-        """Something came."""
-        if self._complete:
-            self._surplus = True
-            self.abort()
-            return
-        if not self.answered:
-            self._fed += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._fail("invalid")
-            return
-        if self._overlong or len(self._headers) > _HEADERS_LIMIT or (not self.answered and self._fed > _HEAD_LIMIT):
-            self._fail("head")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
-        if self._complete:
-            return
-        if self.answered and self._until_eof and exc is None:
-            self._complete = True
-            self._wake()
-        else:
-            self._fail("within" if self.answered else "closed", exc)
-
-    # What the parser says
-
-    def on_message_begin(self) -> None:
-        """An answer begins: the one that was asked for, or one too many."""
-        if self._complete:
-            self._surplus = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        if not self._surplus:
-            self._headers.append((name.lower(), value))
-            self._overlong |= len(name) + len(value) > _HEADER_LIMIT
-
-    def on_headers_complete(self) -> None:
-        """The head is whole."""
-        if self._surplus:
-            return
-        status = self._parser.get_status_code()
-        if 100 <= status < 200 and status != _SWITCHING:
-            self._informational = True
-            return
-        self.status = status
-        if self._overlong or len(self._headers) > _HEADERS_LIMIT:
-            return
-        self.answered = True
-        names = {name for name, _ in self._headers}
-        self._until_eof = b"content-length" not in names and b"transfer-encoding" not in names
-        if self._streaming:
-            self._wake()
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        if self._surplus:
-            return
-        self._buffer += body
-        if self._streaming:
-            if len(self._buffer) > _BUFFERED and not self._paused and self.transport is not None:
-                self._paused = True
-                self.transport.pause_reading()
-            self._wake()
-        elif len(self._buffer) > self._limit and not self.truncated:
-            self.truncated = True
-            self._wake()
-
-    def on_message_complete(self) -> None:
-        """The answer is whole."""
-        if self._surplus:
-            return
-        if self._informational:
-            self._informational = False
-            self._headers = []
-            return
-        self._complete = True
-        self._reusable = self._parser.should_keep_alive()
-        self._wake()
 
 
 class PlainClient:

@@ -33,6 +33,7 @@ from yarl import URL
 from slayq.protocol import CONTENT_TYPE
 from slayq_server.engine import plain_http
 from slayq_server.engine.address_guard import Blocked
+from slayq_server.engine.plain_connection import Broken
 from slayq_server.model import CallbackResult
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from aiohttp.connector import AddrInfoType, Connection
 
     from slayq_server.engine.address_guard import Target
+    from slayq_server.engine.plain_connection import Connection as PlainConnection
 
 KEEP_ALIVE: Final = 1.0
 """Seconds that an idle connection is kept: well below the least that common servers do (2 to 5 s)."""
@@ -105,7 +107,7 @@ class _AiohttpStream(Stream):
 
 
 class _PlainStream(Stream):
-    def __init__(self, connection: plain_http.Connection, target: Target) -> None:
+    def __init__(self, connection: PlainConnection, target: Target) -> None:
         header = connection.header
         super().__init__(connection.status, header(b"content-type"), header(b"retry-after"), header(b"date"))
         self._connection = connection
@@ -114,7 +116,7 @@ class _PlainStream(Stream):
     async def read(self) -> bytes:
         try:
             return await self._connection.read()
-        except plain_http.Broken as error:
+        except Broken as error:
             raise _plain_failure(error, self._target, 0.0) from error
 
 
@@ -254,28 +256,28 @@ class HttpPoster:
         connection = await self._open_plainly(target, seal, guard, connect_timeout)
         try:
             body = await connection.whole()
-        except plain_http.Broken as error:
+        except Broken as error:
             raise _plain_failure(error, target, connect_timeout) from error
         finally:
             self._plain.done(connection)
         retry_after, date = connection.header(b"retry-after"), connection.header(b"date")
         return Reply(connection.status, body, connection.truncated, retry_after, date)
 
-    async def _plain_stream(self, connection: plain_http.Connection, target: Target) -> Stream:
+    async def _plain_stream(self, connection: PlainConnection, target: Target) -> Stream:
         try:
             await connection.head()
-        except plain_http.Broken as error:
+        except Broken as error:
             raise _plain_failure(error, target, 0.0) from error
         return _PlainStream(connection, target)
 
     async def _open_plainly(
         self, target: Target, seal: Seal, guard: Guard, connect_timeout: float, *, streaming: bool = False
-    ) -> plain_http.Connection:
+    ) -> PlainConnection:
         try:
             return await self._plain.open(
                 target, seal, guard, self._response_limit, connect_timeout=connect_timeout, streaming=streaming
             )
-        except (plain_http.NameUnknown, plain_http.TooSlow, plain_http.Broken, OSError, RuntimeError) as error:
+        except (plain_http.NameUnknown, plain_http.TooSlow, Broken, OSError, RuntimeError) as error:
             raise _plain_failure(error, target, connect_timeout) from error
 
     async def _open(self, target: Target, seal: Seal, guard: Guard, connect_timeout: float) -> aiohttp.ClientResponse:
@@ -414,15 +416,15 @@ def _plain_failure(error: Exception, target: Target, connect_timeout: float) -> 
             return PostFailed(CallbackResult.TIMEOUT, f"{host}: no connection within {connect_timeout:g} s")
         case plain_http.NameUnknown():
             return PostFailed(CallbackResult.DNS_ERROR, f"{host}: the name cannot be looked up ({error})")
-        case plain_http.Broken(why="invalid"):
+        case Broken(why="invalid"):
             return PostFailed(CallbackResult.PROTOCOL_ERROR, f"{host}: the answer is not valid HTTP")
-        case plain_http.Broken(why="head"):
+        case Broken(why="head"):
             return PostFailed(CallbackResult.TOO_LARGE, f"{host}: the answer's headers are too long")
-        case plain_http.Broken(why="within"):
+        case Broken(why="within"):
             return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke within the answer")
-        case plain_http.Broken(cause=OSError() as cause):
+        case Broken(cause=OSError() as cause):
             return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke ({_reason(cause)})")
-        case plain_http.Broken():
+        case Broken():
             return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection was closed without an answer")
         case OSError():
             return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: no connection ({_reason(error)})")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slayq_server.engine.plain_http import Broken, Connection
+from slayq_server.engine.plain_connection import Broken, Connection
 
 LIMIT = 64
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
