@@ -43,7 +43,7 @@ async def test_the_five_minutes(tmp_path: Path, empty_database_url: str, connect
         env = dict(words.split("=", 1) for line in exported.splitlines() for words in shlex.split(line)[1:])
         uvicorn = (sys.executable, "-u", "-m", "uvicorn", "shop:app", "--port", str(unused_port))
         with Program(home, env={**env, "PATH": os.environ["PATH"]}, command=uvicorn) as app:
-            await app.wait_for_output("Application startup complete")
+            await app.wait_for_output("Uvicorn running on")
             await order(origin, "A-17")
             await app.wait_for_output("mailing", timeout=60)
             assert printed("A-17") == said(app, "A-17")
