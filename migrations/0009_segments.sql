@@ -156,7 +156,6 @@ declare
     place integer;
     op integer;
     closing integer[];
-    ended record;
 begin
     if 'wait' = any (op_kinds) then
         begin
@@ -262,7 +261,7 @@ begin
             array(select ids[p] from unnest(closing) as p), array(select seen[p] from unnest(closing) as p),
             array(select ends[p] from unnest(closing) as p), array(select outputs[p] from unnest(closing) as p),
             array(select errors[p] from unnest(closing) as p), array(select delays[p] from unnest(closing) as p),
-            array(select reasons[p] from unnest(closing) as p), batch, keep_done
+            array(select reasons[p] from unnest(closing) as p), keep_done
         );
     end if;
     return query
@@ -274,7 +273,7 @@ $$;
 -- The next state of runs whose segments have ended; their rows are locked, and held.
 create function slayq._end_segments_1(
     ids bigint[], seen bigint[], ends text[], outputs json[], errors text[], delays double precision[], reasons text[],
-    batch bigint, keep_done boolean
+    keep_done boolean
 ) returns table (id bigint, verdict text, note text, due_in double precision, ready text)
 language plpgsql volatile rows 100 set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 #variable_conflict use_column
