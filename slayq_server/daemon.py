@@ -256,7 +256,9 @@ class Daemon:
             _log.warning("worker_not_retired", error_type=type(error).__name__)
 
     async def _deliveries_end(self) -> None:
+        self._engine.give_back_ahead()
         await self._engine.leaser.stop()
+        self._engine.give_back_ahead()  # a lease was on its way
         await self._engine.dispatcher.drained()
 
     def reload(self) -> None:

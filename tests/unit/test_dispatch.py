@@ -74,6 +74,8 @@ class FakeCallbacks:
             raise answer
         return answer
 
+    def deliver_now(self, leased: LeasedJob, *, timeout: float, done: Callable[[Answer], None]) -> None: ...
+
 
 class FakeRecord:
     """Remembers what it is told."""
