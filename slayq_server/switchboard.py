@@ -93,6 +93,7 @@ class Switchboard:
         """Jobs are being leased: from when the loops run until the drain begins."""
         self.store = Store(connections)
         self.pools = Pools(plan.pools())
+        metrics.watch_in_flight(lambda: ((pool.name, pool.in_flight) for pool in self.pools.all))
         self._app_calls = AppCalls(connections, at_once=max(1, config.database.pool_size // 2))
         self._make_delivery(config, plan, clock, spawn)
         self._make_loops(config, plan, clock)

@@ -90,7 +90,6 @@ class DispatchMetrics(Protocol):
     def response(self, queue: str, result: CallbackResult) -> None: ...
     def callback_duration(self, queue: str, seconds: float) -> None: ...
     def job_wait(self, queue: str, seconds: float) -> None: ...
-    def in_flight(self, queue: str, n: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -218,7 +217,6 @@ class Dispatcher:
     def _begin(self, running: _Running) -> None:
         job, pool = running.job, running.pool
         pool.in_flight += 1
-        self._metrics.in_flight(pool.name, pool.in_flight)
         running.begun_at = asyncio.get_running_loop().time()
         if job.run is not None:
             self._runs += 1
@@ -273,7 +271,6 @@ class Dispatcher:
         self._runs -= running.job.run is not None
         pool.in_flight -= 1
         self._forget(running, settlement)
-        self._metrics.in_flight(pool.name, pool.in_flight)
         self._begin_ahead(pool)
         self._on_freed(pool)
 
@@ -342,7 +339,8 @@ class Dispatcher:
             not_found_is_done=pool.not_found_is_done,
         )
         payload = None if outcome.remaining is None else keep_indexes(job.payload, outcome.remaining)
-        return Settlement(job.id, job.lease, pool.name, outcome, pool.strict, payload)
+        serial = job.serial_queue is not None
+        return Settlement(job.id, job.lease, pool.name, outcome, pool.strict, payload, serial)
 
     def _conclude_run(self, answer: Answer, job: LeasedJob, pool: Pool) -> Outcome:
         assert job.run is not None
