@@ -92,7 +92,13 @@ class Child:
         finally:
             os.close(output)
         self._ended = reaper.ended(self._process.pid)
-        self.channel = Channel(ours, answer)
+        self._heard = asyncio.Event()
+
+        async def heard(what: str, data: Any) -> Any:
+            self._heard.set()
+            return await answer(what, data)
+
+        self.channel = Channel(ours, heard)
 
     @property
     def pid(self) -> int:
@@ -122,6 +128,7 @@ class Child:
 
     async def _ping(self) -> None:
         silent = 0
+        await self._heard.wait()  # until then it is being loaded
         while True:
             await asyncio.sleep(_PING_EVERY)
             try:

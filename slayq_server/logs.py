@@ -40,7 +40,6 @@ FIELDS: Final = (
     "event",
     "service",
     "version",
-    "process",
     "worker",
     "queue",
     "job_id",

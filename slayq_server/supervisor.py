@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from slayq_server.settings import Settings
 
 _LIVED: Final = 10.0
-"""Seconds after which a process that ends has not failed at its start."""
+"""Seconds of serving after which a process that ends has not failed at its start."""
 _PAUSES: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before a process is started again, after the first failure in a row, the second and so on."""
-_MOST_FAILURES: Final = 4
+_MOST_FAILURES: Final = 3
 """Failures in a row after which a process is taken for one that will not start."""
 _WRONG: Final = ConfigurationError.exit_code
 """The configuration or the schema is wrong: to start again does not mend that."""
@@ -80,6 +80,7 @@ class _Slot:
     number: int
     answered_at: float
     child: Child | None = None
+    serving_since: float | None = None
     starts: int = 0
     failures: int = 0
     """In a row: ends of processes that have not lived."""
@@ -179,16 +180,14 @@ class Supervisor:
 
     async def _keep_up(self, slot: _Slot) -> int:
         """Keeps a process in this slot; the exit code of the one that has drained."""
-        loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
-            started = loop.time()
             code = await self._run_once(slot)
             if self._stopping.is_set():
                 return code
-            self._learn(slot, code, loop.time() - started)
+            self._learn(slot, code)
             pause = _PAUSES[min(slot.failures, len(_PAUSES) - 1)]
             _log.error("process_ended", process=slot.number, **_why(code), restart_seconds=pause)
-            if all(each.hopeless for each in self._slots):
+            if not any(self._may_live(each) for each in self._slots):
                 self._give_up(code)
                 break
             with contextlib.suppress(TimeoutError):
@@ -208,21 +207,24 @@ class Supervisor:
         slot.child = child
         slot.starts += 1
         _log.info("process_started", process=slot.number, pid=child.pid)
-        proven = asyncio.get_running_loop().call_later(_LIVED, self._note_lived, slot)
         try:
             return await child.run()
         finally:
-            proven.cancel()
             slot.child = None
 
-    def _note_lived(self, slot: _Slot) -> None:
-        slot.failures, slot.hopeless = 0, False
-
-    def _learn(self, slot: _Slot, code: int, lived: float) -> None:
-        if code == 0 or lived >= _LIVED:
-            return  # somebody has drained this one process, or it did its work until now
+    def _learn(self, slot: _Slot, code: int) -> None:
+        since, slot.serving_since = slot.serving_since, None
+        lived = since is not None and asyncio.get_running_loop().time() - since >= _LIVED
+        if code == 0 or lived:
+            # Somebody has drained this one process, or it did its work until now.
+            slot.failures, slot.hopeless = 0, False
+            return
         slot.failures += 1
         slot.hopeless = slot.hopeless or code == _WRONG or slot.failures >= _MOST_FAILURES
+
+    def _may_live(self, slot: _Slot) -> bool:
+        since = slot.serving_since
+        return not slot.hopeless or (since is not None and asyncio.get_running_loop().time() - since >= _LIVED)
 
     def _give_up(self, code: int) -> None:
         """No process stays up: there is nothing to wait for. While one does, the others are tried again and again."""
@@ -278,9 +280,11 @@ class Supervisor:
             return Orders(slot.number, config, settings, sockets, self._colors)
         if what == "of all":
             return await asyncio.gather(*(self._reply(each, data) for each in self._slots))
-        if what == "serving" and not self._serving:
-            self._serving = True
-            self._notifier.notify("READY=1")
+        if what == "serving":
+            slot.serving_since = asyncio.get_running_loop().time()
+            if not self._serving:
+                self._serving = True
+                self._notifier.notify("READY=1")
         return None
 
     async def _reply(self, slot: _Slot, what: str) -> Reply:
