@@ -34,6 +34,7 @@ class Channel:
         self._answer = answer
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._replies: set[asyncio.Task[None]] = set()
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -53,6 +54,8 @@ class Channel:
                         (size,) = _SIZE.unpack(await reader.readexactly(_SIZE.size))
                         frame = pickle.loads(await reader.readexactly(size))  # noqa: S301 (from ourselves)
                     except (asyncio.IncompleteReadError, ConnectionError):
+                        for reply in self._replies:
+                            reply.cancel()  # nobody waits for it any more
                         return
                     self._read(frame, group)
         finally:
@@ -86,7 +89,9 @@ class Channel:
     def _read(self, frame: _Frame, group: asyncio.TaskGroup) -> None:
         kind, number, what, data = frame
         if kind == "ask":
-            group.create_task(self._reply(number, what, data))
+            task = group.create_task(self._reply(number, what, data))
+            self._replies.add(task)
+            task.add_done_callback(self._replies.discard)
         elif (future := self._asked.get(number)) is not None and not future.done():
             future.set_result(data)
 
