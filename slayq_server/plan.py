@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from slayq_server.settings import Settings
 
 CRON_ID = "slayq:minute"
-_SAFETY_NET_EVERY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +63,10 @@ class Plan:
         )
 
     @property
-    def poll_every(self) -> float:
-        """Seconds between polls for ready jobs: where something listens, they are but a safety net."""
+    def poll_every(self) -> float | None:
+        """Seconds between polls for ready jobs; None where something listens, and each renewal is the safety net."""
         database = self.config.database
-        return _SAFETY_NET_EVERY if database.listens else database.poll_interval
+        return None if database.listens else database.poll_interval
 
     def pools(self) -> list[Pool]:
         """A fresh pool for each queue."""

@@ -14,6 +14,8 @@ from slayq_server.db.statements import query
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+IDLE = 15.0
+"""Seconds without use after which a connection is closed. The one that renews the worker row stays."""
 _RELEASE = 1.0
 """Seconds for handing a connection back; it is dropped then."""
 _CLOSE = 2.0
@@ -82,7 +84,7 @@ class Pool:
                 max_size=self._size,
                 timeout=10,
                 command_timeout=self._timeout,
-                max_inactive_connection_lifetime=15,
+                max_inactive_connection_lifetime=IDLE,
                 connection_class=_Connection,
                 statement_cache_size=0 if self._pooled else 200,
                 server_settings={"application_name": self._application_name},
