@@ -1,6 +1,6 @@
 """`make bench`: what a delivery costs on this machine, beside what it costs Graphile Worker.
 
-    python -m bench [--jobs 10000] [--rounds 3] [--concurrency 10] [--idle-seconds 60] [--only backlog] [--no-rival]
+    python -m bench [--jobs 10000] [--rounds 3] [--concurrency 10] [--idle-seconds 30] [--only backlog] [--no-rival]
 
 Prints a table, and writes bench/results/latest.json. Absolute figures drift with the machine; the ratios are of medians
 of rounds that were taken in turn, in this one run. The rival is measured in two ways: see `rival`.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from bench.backlog import backlog
-from bench.rig import Endpoint, add_jobs, cost, daemon, fresh_database, log_statements, logged_statements, postgres
+from bench.rig import Endpoint, add_jobs, cost, daemon, fresh_database, postgres
 from bench.rival import WAYS, Rival
 from bench.runs import runs
 
@@ -121,22 +121,15 @@ def spread(waits: list[float]) -> dict[str, float]:
 
 
 async def idle(cluster: Cluster, endpoint: Endpoint, seconds: float) -> dict[str, float]:
-    """What a daemon with six queues does when there is nothing to do.
-
-    Its statements are counted in Postgres's own log (log_statement), which has each that is executed, by the driver and
-    for a new connection, too; a count in the daemon would miss those.
-    """
+    """What a daemon with six queues does when there is nothing to do."""
     url = await fresh_database(cluster, "bench_idle")
-    await log_statements(cluster, "bench_idle")
     async with daemon(url, config(endpoint, 10, queues=6)) as running:
         watcher = await asyncpg.connect(cluster.url())
         try:
             await asyncio.sleep(20)  # what a start needs is done, and its connections are closed again
             transactions = "select xact_commit + xact_rollback from pg_stat_database where datname = 'bench_idle'"
             before, used = await watcher.fetchval(transactions), cost(cluster, running)
-            statements = logged_statements(cluster)
             await asyncio.sleep(seconds)
-            statements = logged_statements(cluster) - statements
             after, used = await watcher.fetchval(transactions), cost(cluster, running) - used
             connections = await watcher.fetchval(
                 "select count(*) from pg_stat_activity where datname = 'bench_idle' and backend_type = 'client backend'"
@@ -144,7 +137,6 @@ async def idle(cluster: Cluster, endpoint: Endpoint, seconds: float) -> dict[str
         finally:
             await watcher.close()
         return {
-            "statements_per_minute": statements / seconds * 60,
             "transactions_per_minute": (after - before) / seconds * 60,
             "connections": float(connections),
             "rss_mb": running.process.memory_info().rss / 2**20,
@@ -227,7 +219,7 @@ async def main() -> None:
     parser.add_argument("--latency-seconds", type=float, default=10)
     parser.add_argument("--runs", type=int, default=2_000)
     parser.add_argument("--parked", type=int, default=1_000_000)
-    parser.add_argument("--idle-seconds", type=float, default=60)
+    parser.add_argument("--idle-seconds", type=float, default=30)
     parser.add_argument("--only", choices=CASES, nargs="+", default=CASES)
     parser.add_argument("--no-rival", dest="rival", action="store_false", help="leave Graphile Worker out")
     args = parser.parse_args()

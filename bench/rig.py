@@ -95,21 +95,6 @@ async def fresh_database(cluster: Cluster, name: str) -> str:
     return url
 
 
-async def log_statements(cluster: Cluster, name: str) -> None:
-    """From now on, whoever connects to this database has each statement logged."""
-    connection = await asyncpg.connect(cluster.url())
-    try:
-        await connection.execute(f"alter database \"{name}\" set log_statement = 'all'")
-    finally:
-        await connection.close()
-
-
-def logged_statements(cluster: Cluster) -> int:
-    """How many statements Postgres has logged: simple ones, and executions of prepared ones."""
-    log = cluster.log_tail(sys.maxsize)
-    return log.count("LOG:  statement: ") + log.count("LOG:  execute ")
-
-
 class Daemon:
     """`slayq-server` in a process of its own."""
 
