@@ -247,7 +247,7 @@ class Daemon:
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as group:
             self._group = group
-            loops = [group.create_task(loop) for loop in (*self._engine.loops(), self._watch_event_loop())]
+            loops = [group.create_task(loop) for loop in self._loops()]
             lease_loop = group.create_task(self._engine.leaser.run())
             self._engine.leasing = True
             if self._adopted_early:
@@ -257,6 +257,9 @@ class Daemon:
             await self._drain(lease_loop)
             for task in [*loops, *self._errands]:
                 task.cancel()
+
+    def _loops(self) -> list[Coroutine[Any, Any, None]]:
+        return [*self._engine.loops(), self._connections.grow(), self._watch_event_loop()]
 
     async def _drain(self, lease_loop: asyncio.Task[None]) -> None:
         """Leases nothing more, lets deliveries end within the grace, gives back the rest, writes every outcome down."""
