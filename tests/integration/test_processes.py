@@ -20,6 +20,7 @@ from slayq_server import child
 from slayq_server.child import Reaper
 from tests.support.daemon import FAST_BACKOFF, Daemons, Running, add, until_no_jobs
 from tests.support.endpoint import Endpoint, Received, Reply
+from tests.support.rpc import call
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -132,6 +133,22 @@ async def test_limits_hold_and_metrics_add_up(
     limits = {queue: await metric(running, "slayq_queue_concurrency_limit", queue=queue) for queue in QUEUES}
     assert {"mail": 3.0, "serial": 1.0} == {queue: sum(each.values()) for queue, each in limits.items()}
     assert {"1": 1.0, "2": 1.0} == await metric(running, "slayq_process_up")
+
+
+async def test_apps_need_not_know_how_many_there_are(
+    daemons: Daemons, endpoint: Endpoint, connection: asyncpg.Connection
+) -> None:
+    """Calls are taken by any process, also for the queue that only one of them serves; each is carried out once."""
+    running = await start(daemons)
+    events = [f"serial/{n}" for n in range(20)]
+    payloads = [{"url": endpoint.url, "retry": 0, "event": event, "data": {}} for event in events]
+    calls = [{"identifier": "serial", "job_key": each["event"], "payload": each} for each in payloads]
+    said = await asyncio.gather(*(call(running.url, "add-worker-job", each) for each in calls))
+    assert all(each.ok for each in said), said[0]
+    await until_no_jobs(connection, 30.0)
+    assert sorted(events) == sorted(each.event for each in endpoint.received)
+    assert 1 == endpoint.most_at_once
+    assert 20.0 == sum((await metric(running, "slayq_rpc_requests_total", task="add-worker-job", code="200")).values())
 
 
 async def test_a_process_that_is_killed_is_started_again_and_its_jobs_are_not_lost(
