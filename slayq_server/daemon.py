@@ -184,6 +184,12 @@ class Daemon:
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
 
+    async def abandon(self) -> None:
+        """Ends at once, and leaves the address to a server that may be starting already."""
+        await self._http.stop_listening()
+        self.stop()
+        self.stop()
+
     async def _patiently(self, waiting: Coroutine[Any, Any, None], seconds: float | None) -> bool:
         """Awaits for so long, or until a (further) signal; whether it came to its end."""
         try:

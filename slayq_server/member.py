@@ -10,7 +10,6 @@ this process stops: at once, since nobody would start it again, count it, or pas
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import pickle
 import signal
@@ -151,13 +150,11 @@ class _Notifier:
 def _watch(lifeline: int, loop: asyncio.AbstractEventLoop, daemon: Daemon) -> None:
     """Ends this process after the supervisor's end. In a thread, since the event loop may stand still."""
     os.read(lifeline, 1)
-
-    def stop() -> None:
-        daemon.stop()
-        daemon.stop()  # hurried
-
-    with contextlib.suppress(RuntimeError):  # the loop has ended already
-        loop.call_soon_threadsafe(stop)
+    abandoning = daemon.abandon()
+    try:
+        asyncio.run_coroutine_threadsafe(abandoning, loop)
+    except RuntimeError:  # the loop has ended already
+        abandoning.close()
     time.sleep(_ORPHAN_ENDS)
     os._exit(_ORPHANED)
 
