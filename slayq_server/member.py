@@ -32,7 +32,7 @@ from slayq_server.loop import run_fast
 if TYPE_CHECKING:
     from slayq_server.orders import Orders, Reply
 
-_SUPERVISOR_ANSWERS: Final = 5.0
+_SUPERVISOR_ANSWERS: Final = 2.5
 """Seconds within which the supervisor answers, who waits for the other processes for less."""
 _SUPERVISOR_STARTS: Final = 30.0
 """The same at the start, where a reload may come in between."""
