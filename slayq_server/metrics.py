@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from prometheus_client.metrics_core import Metric
+
     from slayq_server.histograms import Observations
 
 __all__ = ["Metrics", "Snapshot"]
@@ -445,9 +447,17 @@ class Metrics:
         """Observe how much later than asked the event loop woke a timer."""
         self._loop_lag.observe(max(seconds, 0.0))
 
+    def families(self) -> list[Metric]:
+        """All series as they are now, to be put together with those of other processes. Touches memory only."""
+        self._count_in_flight()
+        return list(self._registry.collect())
+
     def render(self) -> bytes:
         """All series in Prometheus's text format, to be served as `content_type`. Touches memory only."""
+        self._count_in_flight()
+        return generate_latest(self._registry)
+
+    def _count_in_flight(self) -> None:
         in_flight = dict(self._read_in_flight())
         for queue in (*self._queue_names, *in_flight):
             self._queue(queue).in_flight.set(in_flight.get(queue, 0))
-        return generate_latest(self._registry)
