@@ -7,6 +7,7 @@ here.
 from __future__ import annotations
 
 import os
+import random
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,15 @@ from slayq_server.db.listener import Listener
 from slayq_server.db.rpc import AppCalls
 from slayq_server.db.schedules import Schedules
 from slayq_server.db.store import Store
+from slayq_server.engine.breaker import Breaker
 from slayq_server.engine.cancelling import Cancellations
+from slayq_server.engine.circuits import Circuits
 from slayq_server.engine.delivery import Callbacks
 from slayq_server.engine.dispatch import Dispatcher
 from slayq_server.engine.journal import Journal
 from slayq_server.engine.leasing import (
     CANCEL_WORD,
+    ENDPOINTS_WORD,
     EVENTS_WORD,
     LANES_WORD,
     OTHER_WORDS,
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from slayq_server.clock import Clock
     from slayq_server.config import Config
     from slayq_server.db.pool import Pool as Connections
+    from slayq_server.engine.breaker import Change
     from slayq_server.metrics import Metrics
     from slayq_server.model import Flushed, Heartbeat, ScheduleRow, Settlement
     from slayq_server.plan import Plan
@@ -118,6 +123,14 @@ class Switchboard:
             on_lost=self._worker_lost,
             on_renewal=self._report.renewal,
             on_error=on_error,
+            circuits=lambda: self._circuits.row(),
+        )
+        self.breaker = Breaker(
+            config.callbacks.breaker.rule(),
+            clock.monotonic,
+            random.random,
+            on_change=self._circuit_changed,
+            on_sooner=lambda: self._circuits.look(),
         )
         self.callbacks = Callbacks(
             plan.secrets,
@@ -128,6 +141,7 @@ class Switchboard:
             tls=tls,
             on_blocked=self._metrics.blocked,
             may_send=lambda: self.worker.trusted,
+            admit=self.breaker.admit,
         )
         self.segments = Segments(
             plan.secrets,
@@ -137,6 +151,8 @@ class Switchboard:
             tls=tls,
             on_blocked=self._metrics.blocked,
             may_send=lambda: self.worker.trusted,
+            admit=self.breaker.admit,
+            answers=self.breaker.answers,
         )
         self.settler = Settler(
             self.store,
@@ -161,6 +177,7 @@ class Switchboard:
             self.segments,
             self.journal,
             self.worker,
+            self.breaker,
             self._metrics,
             spawn=spawn,
             settle=self.settler.put,
@@ -213,6 +230,14 @@ class Switchboard:
             cancel=self.dispatcher.cancel,
             on_error=on_error,
         )
+        self._circuits = Circuits(
+            self.store,
+            self.breaker,
+            clock,
+            queues=lambda: [name for pool in self.pools if self.leasing and not pool.paused for name in pool.names],
+            on_ready=self._ready_by_timer,
+            on_error=on_error,
+        )
         self._listener = Listener(
             plan.listen_url,
             self._word,
@@ -231,6 +256,7 @@ class Switchboard:
             self._promoter.run(),
             self._scheduler.run(),
             self._cancellations.run(),
+            self._circuits.run(),
             self._upkeep.run_snapshots(),
             self._upkeep.run_pruning(),
         ]
@@ -277,6 +303,7 @@ class Switchboard:
         self.settler.keep_done = self.journal.keep_done = config.retention.done is not None
         self._upkeep.done_kept, self._upkeep.dead_kept = config.retention.done, config.retention.dead
         self.leaser.forbidden_flags = config.forbidden_flags
+        self.breaker.set_rule(config.callbacks.breaker.rule())
         self.worker.set_queues(self.pools.names)
         self._scheduler.replace(plan.schedules)
 
@@ -308,6 +335,15 @@ class Switchboard:
             self._promoter.reap()
         if heartbeat.blocked:
             self._promoter.sweep()
+        self._circuits.bring_back(heartbeat.stranded)
+
+    def _circuit_changed(self, change: Change) -> None:
+        self._report.circuit(change, len(self.breaker.open_circuits()))
+        self.worker.look()  # what it finds away stands in its row
+        self._circuits.look()
+        if not change.opened:
+            self._circuits.bring_back([change.endpoint])
+            self._tell_others([ENDPOINTS_WORD])
 
     def _apply_pauses(self, paused: frozenset[str]) -> None:
         resumed = self.pools.set_paused(paused)
@@ -336,6 +372,8 @@ class Switchboard:
             self._scheduler.look()
         elif word == QUEUES_WORD:
             self.worker.look()
+        elif word == ENDPOINTS_WORD:
+            self.breaker.hurry()
 
     def _listening(self, connected: bool) -> None:
         self._metrics.listener(connected)
@@ -357,7 +395,7 @@ class Switchboard:
 
     def _settled(self, settlement: Settlement, verdict: str) -> None:
         self._report.settled(settlement, verdict)
-        if settlement.outcome.kind is OutcomeKind.RETRIED and verdict == "settled":
+        if settlement.outcome.kind in (OutcomeKind.RETRIED, OutcomeKind.PUT_OFF) and verdict == "settled":
             self._promoter.due_in(settlement.outcome.delay)
 
     def _run_settled(self, settlement: Settlement, verdict: str) -> None:

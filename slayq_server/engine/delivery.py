@@ -1,7 +1,7 @@
 """The callback: from a leased job to an `Answer`. Knows no SQL, and of HTTP only what `posting` makes of it.
 
 Each delivery is one POST, signed when it is sent. Whatever goes wrong is an answer, too: only cancellation gets out,
-and WorkerLost, before anything is sent.
+and, before anything is sent, WorkerLost and what `admit` raises.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Callbacks:
         resolver: AbstractResolver | None = None,
         on_blocked: Callable[[str], None] | None = None,
         may_send: Callable[[], bool] = lambda: True,
+        admit: Callable[[str, tuple[int, int]], None] = lambda _endpoint, _delivery: None,
     ) -> None:
         """Opens nothing yet.
 
@@ -74,6 +75,7 @@ class Callbacks:
             resolver: looks names up; None: the system's way.
             on_blocked: told the reason of each callback that the guard did not let out.
             may_send: asked when a connection is there and the callback is about to go out: is the lease still ours?
+            admit: asked with the endpoint, and the job's id and lease, whether to try at all; what it raises gets out.
         """
         self.set_secrets(secrets)
         self._guard = guard
@@ -81,6 +83,7 @@ class Callbacks:
         self._retry_after_max = retry_after_max
         self._on_blocked = on_blocked
         self._may_send = may_send
+        self._admit = admit
         self._poster = HttpPoster(
             user_agent=user_agent,
             response_limit=response_limit,
@@ -124,7 +127,8 @@ class Callbacks:
             async with asyncio.timeout(timeout):
                 callback = await delivery.prepare()
                 target = self._guard.check_url(callback.url)
-                delivery.host = target.authority
+                delivery.host, delivery.origin = target.authority, target.origin
+                self._admit(target.origin, (job.id, job.lease))
                 reply = await self._poster.post(
                     target, delivery.seal, guard=self._guard, connect_timeout=connect_timeout
                 )
@@ -147,7 +151,7 @@ class Callbacks:
 class _Delivery:
     """One delivery: what is known of it so far."""
 
-    __slots__ = ("_callback", "_clock", "_job", "_may_send", "_secret", "_sent", "_started", "host")
+    __slots__ = ("_callback", "_clock", "_job", "_may_send", "_secret", "_sent", "_started", "host", "origin")
 
     def __init__(self, job: LeasedJob, secret: str, clock: Clock, may_send: Callable[[], bool]) -> None:
         self._job = job
@@ -159,6 +163,7 @@ class _Delivery:
         self._callback: Callback | None = None
         self.host = "the server"
         """Who took the time, as messages name it."""
+        self.origin = ""
 
     async def prepare(self) -> Callback:
         """The job's callback."""
@@ -188,6 +193,7 @@ class _Delivery:
             undeliverable=undeliverable,
             error=error,
             endpoint=self.host,
+            origin=self.origin,
             duration=self._duration,
             sent_after=self._sent_after,
         )
@@ -204,6 +210,7 @@ class _Delivery:
             retry_after=retry_after,
             error=None if result is CallbackResult.OK else f"{target.authority} answered {words_of(reply.status)}",
             endpoint=self.host,
+            origin=self.origin,
             duration=self._duration,
             sent_after=self._sent_after,
         )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
+from slayq_server.engine.breaker import PutOff
 from slayq_server.engine.outcome import decide, decide_segment
 from slayq_server.errors import WorkerLost
 from slayq_server.model import Answer, CallbackResult, Failed, Outcome, OutcomeKind, Settlement
@@ -68,6 +69,13 @@ class Trust(Protocol):
     def id(self) -> int | None: ...
 
 
+class Breaking(Protocol):
+    """What knows the endpoints that are away, and raises PutOff in `deliver`."""
+
+    def note(self, answer: Answer, delivery: tuple[int, int]) -> None: ...
+    def let_go(self, delivery: tuple[int, int]) -> None: ...
+
+
 class DispatchMetrics(Protocol):
     """What deliveries are counted by."""
 
@@ -95,6 +103,7 @@ class Dispatcher:
         segments: DeliveringRuns,
         journal: Journaling,
         worker: Trust,
+        breaker: Breaking,
         metrics: DispatchMetrics,
         *,
         spawn: Callable[[Coroutine[Any, Any, Settlement | None]], asyncio.Task[Settlement | None]],
@@ -108,6 +117,7 @@ class Dispatcher:
             segments: sends runs.
             journal: writes down what runs say.
             worker: nothing is sent, and nothing settled, once its row is not trusted.
+            breaker: told how each delivery went.
             metrics: counts.
             spawn: starts a task in the daemon's group.
             settle: takes an outcome over, with the id of the worker row it was reached under.
@@ -117,6 +127,7 @@ class Dispatcher:
         self._segments = segments
         self._journal = journal
         self._worker = worker
+        self._breaker = breaker
         self._metrics = metrics
         self._spawn = spawn
         self._settle = settle
@@ -189,6 +200,7 @@ class Dispatcher:
             settlement: Settlement | None = Settlement(job.id, job.lease, pool.name, Outcome(OutcomeKind.RELEASED))
         else:
             settlement = task.result()
+        self._breaker.let_go((job.id, job.lease))
         # The settler or the journal has the outcome before `running` forgets the job.
         if settlement is not None and running.worker_id is not None:
             if running.record is None:
@@ -215,9 +227,13 @@ class Dispatcher:
                 answer = await self._segments.deliver(job, record, **limits)
         except WorkerLost:
             return None  # as above
+        except PutOff as away:
+            outcome = Outcome(OutcomeKind.PUT_OFF, delay=away.delay, endpoint=away.endpoint)
+            return Settlement(job.id, job.lease, pool.name, outcome)
         except Exception as error:
             self._log_fault("delivery_failed_unexpectedly", error, job, pool)
             answer = _fault(error)
+        self._breaker.note(answer, (job.id, job.lease))
         try:
             settlement = self._conclude(answer, job, pool)
         except Exception as error:
