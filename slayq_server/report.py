@@ -110,7 +110,7 @@ class Report:
     def circuit(self, change: Change, open_now: int) -> None:
         """An endpoint is away, or is so no more."""
         self._metrics.circuit("open" if change.opened else "closed", open_now)
-        fields = {"endpoint": change.endpoint, "failures": change.failures, "result": change.result.value}
+        fields = {"endpoint": change.endpoint, "failures": change.failures, "result": change.result}
         if change.opened:
             _log.warning("circuit_opened", **fields)
         else:

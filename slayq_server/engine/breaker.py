@@ -98,8 +98,8 @@ class Change:
     opened: bool
     failures: int
     """Deliveries in a row that said that it is away."""
-    result: CallbackResult
-    """The last of them."""
+    result: str
+    """What the last of them came to: a status, or a `CallbackResult`."""
     open_for: float = 0.0
     """Seconds, of one that has closed."""
     answered: bool = True
@@ -112,7 +112,7 @@ class _Circuit:
 
     used_at: float
     """When somebody last wanted to deliver through it."""
-    result: CallbackResult
+    result: str = ""
     failures: int = 0
     opened_at: float | None = None
     pause: float = FIRST_PAUSE
@@ -123,6 +123,11 @@ class _Circuit:
     """From when to look for a job to probe with."""
     probes: set[Delivery] = field(default_factory=set)
 
+    def count(self, answer: Answer) -> None:
+        """One more has found it away."""
+        self.failures += 1
+        self.result = answer.result.value if answer.status is None else str(answer.status)
+
 
 @dataclass(frozen=True, slots=True)
 class OpenCircuit:
@@ -131,7 +136,7 @@ class OpenCircuit:
     endpoint: str
     open_for: float
     failures: int
-    result: CallbackResult
+    result: str
 
 
 class Breaker:
@@ -195,7 +200,7 @@ class Breaker:
         said = says(answer)
         if circuit is None:
             if said is Says.AWAY and self._has_room():
-                self._failed(endpoint, _Circuit(self._monotonic(), answer.result), answer)
+                self._failed(endpoint, _Circuit(self._monotonic()), answer)
             return
         was_probe = self._take_probe(circuit, delivery)
         if said is Says.THERE:
@@ -283,8 +288,7 @@ class Breaker:
     def _failed(self, endpoint: str, circuit: _Circuit, answer: Answer) -> None:
         assert self._rule is not None
         now = circuit.used_at = self._monotonic()
-        circuit.failures += 1
-        circuit.result = answer.result
+        circuit.count(answer)
         self._circuits.pop(endpoint, None)
         self._circuits[endpoint] = circuit
         if circuit.failures >= self._rule.failures:
@@ -295,8 +299,7 @@ class Breaker:
 
     def _probe_failed(self, circuit: _Circuit, answer: Answer) -> None:
         assert self._rule is not None
-        circuit.failures += 1
-        circuit.result = answer.result
+        circuit.count(answer)
         circuit.pause = min(2 * circuit.pause, self._rule.longest)
         circuit.patience = PATIENCE
         circuit.probe_at = circuit.ask_at = self._monotonic() + self._pause_after(circuit, answer)

@@ -81,7 +81,7 @@ class Circuits:
                     "endpoint": circuit.endpoint,
                     "since": datetime.fromtimestamp(now - circuit.open_for, UTC).isoformat(),
                     "failures": circuit.failures,
-                    "result": circuit.result.value,
+                    "result": circuit.result,
                 }
                 for circuit in self._breaker.open_circuits()
             ]
