@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from slayq_server import __version__
+from slayq_server.app_requests import AppRequests
 from slayq_server.db.listener import Listener
 from slayq_server.db.rpc import AppCalls
 from slayq_server.db.schedules import Schedules
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from slayq_server.metrics import Metrics
     from slayq_server.model import Flushed, Heartbeat, ScheduleRow, Settlement
     from slayq_server.plan import Plan
-    from slayq_server.protocol.rpc_v1 import Call
     from slayq_server.report import Report, SnapshotRow
 
 _log = structlog.get_logger()
@@ -98,7 +98,12 @@ class Switchboard:
         """Jobs are being leased: from when the loops run until the drain begins."""
         self.store = Store(connections)
         self.pools = Pools(plan.pools())
-        self._app_calls = AppCalls(connections, at_once=max(1, config.database.pool_size // 2))
+        self.app_requests = AppRequests(
+            AppCalls(connections, at_once=max(1, config.database.pool_size // 2)),
+            own_words=self._own_words,
+            hear=self._hear_call,
+            go_by=self._go_by,
+        )
         self._make_delivery(config, plan, clock, spawn)
         self._make_loops(config, plan, clock)
 
@@ -420,31 +425,6 @@ class Switchboard:
         self._metrics.pool(self._connections.counts)
 
     # Words of our own: what comes of what we do ourselves needs no NOTIFY
-
-    async def carry_out(self, call: Call) -> None:
-        """Does what an app asks for over HTTP (protocol v1)."""
-        self._hear_call(await self._app_calls.carry_out(call, self._own_words()))
-
-    async def send(self, events: str) -> list[str | None]:
-        """Sends an app's events (JSON text of an array); the ids of their runs."""
-        runs, heard = await self._app_calls.send(events, self._own_words())
-        self._hear_call(heard)
-        return runs
-
-    async def register_app(self, manifest: str) -> str:
-        """Registers an app's functions; JSON text of what it is told."""
-        result, heard = await self._app_calls.register(manifest, self._own_words())
-        self._hear_call(heard)
-        self._scheduler.look()  # where nothing listens, this daemon at least knows
-        return result
-
-    async def cancel_run(self, run: str) -> bool:
-        """Cancels a run; whether there was one."""
-        cancelled, heard = await self._app_calls.cancel(run, self._own_words())
-        self._hear_call(heard)
-        self._cancellations.look()
-        self._promoter.match()  # as when a run dies
-        return cancelled
 
     def _hear_call(self, heard: Collection[str]) -> None:
         if heard and self.leasing:  # what was heard as the drain began, the other daemons' heartbeats find

@@ -13,6 +13,7 @@ from slayq_server.config.queue import BackoffConfig, QueueConfig
 
 __all__ = [
     "BackoffConfig",
+    "BreakerConfig",
     "CallbacksConfig",
     "Config",
     "CronEntry",

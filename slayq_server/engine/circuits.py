@@ -2,7 +2,8 @@
 
 Jobs that are put off are due some minutes later, so that they cost next to nothing while their endpoint is away. When a
 probe may go, one of them is brought forward; when the endpoint answers, all of them are, also those that other daemons
-have put off. What is put off for an endpoint that no live daemon finds away (it was killed, say) the heartbeat tells of.
+have put off. The heartbeat tells of what is put off for an endpoint that no live daemon finds away: the one that did
+was killed, say.
 """
 
 from __future__ import annotations

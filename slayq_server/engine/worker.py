@@ -36,7 +36,9 @@ class WorkerStore(Protocol):
     """What the worker asks of the database."""
 
     async def register_worker(self, name: str, version: str, queues: Sequence[str], lease_seconds: float) -> int: ...
-    async def renew_worker(self, worker_id: int, lease_seconds: float, queues: Sequence[str], circuits: str) -> Heartbeat: ...
+    async def renew_worker(
+        self, worker_id: int, lease_seconds: float, queues: Sequence[str], circuits: str
+    ) -> Heartbeat: ...
     async def retire_worker(self, worker_id: int) -> None: ...
 
 
@@ -162,9 +164,7 @@ class Worker:
             sent = self._clock.monotonic()
             try:
                 async with asyncio.timeout(self._remaining()):
-                    heartbeat = await self._store.renew_worker(
-                        worker_id, self._lease, self._queues, self._circuits()
-                    )
+                    heartbeat = await self._store.renew_worker(worker_id, self._lease, self._queues, self._circuits())
             except (DatabaseUnavailable, TimeoutError) as error:
                 self._on_renewal("failed")
                 if isinstance(error, DatabaseUnavailable):

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from tests.conftest import Connect
     from tests.support.cli import Cli
     from tests.support.ops_app import Request
 
@@ -107,7 +106,9 @@ async def test_all_that_was_put_off_comes_at_once_when_a_probe_is_answered(
         for number in range(30):
             await add(connection, app.url, data={"n": number})
         await until_put_off(connection, 20, at_least=True)
-        soon = await connection.fetchval("select min(run_at) > now() + interval '3 min' from slayq.job where put_off <> ''")
+        soon = await connection.fetchval(
+            "select min(run_at) > now() + interval '3 min' from slayq.job where put_off <> ''"
+        )
         assert soon
         failed = len(app.received)
         app.handler = lambda _: 200

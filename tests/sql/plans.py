@@ -88,8 +88,8 @@ select 'event', slayq._term_1('run/paid', 'n', n::text), 'run/paid', 'n', n::tex
 from generate_series(1, 5) as n;
 """
 
-# What must cost nothing: runs that sleep, wait or failed, jobs put off for another endpoint, jobs blocked behind two busy lanes, jobs of a queue without a
-# server, dead letters, remembered triggers.
+# What must cost nothing: runs that sleep, wait or failed, jobs put off for another endpoint, jobs
+# blocked behind two busy lanes, jobs of a queue without a server, dead letters, remembered triggers.
 CROWD = f"""
 create temporary table crowd as
 select n, case when n % 10 < 5 then 'scheduled' when n % 10 < 8 then 'blocked' else 'ready' end as state

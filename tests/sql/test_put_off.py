@@ -70,10 +70,7 @@ async def test_each_is_put_off_for_its_own_endpoint_and_time(connection: asyncpg
     jobs = await daemon.lease(free=6)
     delays = {leased.id: 100.0 * place for place, leased in enumerate(reversed(jobs), start=1)}
     settled = await daemon.settle(
-        *(
-            put_off(leased, endpoint=f"https://{leased.job_key}.example.com", delay=delays[leased.id])
-            for leased in jobs
-        )
+        *(put_off(leased, endpoint=f"https://{leased.job_key}.example.com", delay=delays[leased.id]) for leased in jobs)
     )
     assert {"settled"} == set(settled.verdicts.values())
     for row in await connection.fetch("select *, extract(epoch from run_at - now()) as wait from slayq.job"):

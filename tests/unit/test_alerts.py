@@ -22,7 +22,7 @@ ALERTS = {
     *("SlayQServerDown", "SlayQNoServer", "SlayQReloadFailed"),
     *("SlayQOldestReadyJob", "SlayQNoAttempts", "SlayQAttemptsFailing", "SlayQDeadLetters"),
     *("SlayQQueueSaturated", "SlayQJobsUnserved"),
-    *("SlayQEndpointUnreachable", "SlayQCallbacksBlocked", "SlayQScheduleOverdue"),
+    *("SlayQEndpointUnreachable", "SlayQEndpointAway", "SlayQCallbacksBlocked", "SlayQScheduleOverdue"),
     *("SlayQSnapshotStale", "SlayQDatabaseErrors", "SlayQListenerDown"),
 }
 DATABASE_GAUGES = {
