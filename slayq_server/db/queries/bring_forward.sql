@@ -4,7 +4,7 @@
 -- its time comes. Of a serial queue only a head is ever put off, and it stays its head.
 with next as materialized (
     select j.id from slayq.job j
-    where j.state = 'scheduled' and j.put_off is not null and j.run_at = j.put_off_until
+    where (select slayq._impatient_1()) and j.state = 'scheduled' and j.put_off is not null and j.run_at = j.put_off_until
         and j.put_off = $1 and ($3::text[] is null or j.queue = any ($3))
     order by j.priority, j.id
     limit $2

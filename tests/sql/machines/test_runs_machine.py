@@ -280,7 +280,9 @@ class RunsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.deliveries)
     @rule(
         which=picks, keep_done=st.booleans(),
-        how=st.sampled_from(["suspended", "suspended", "done", "retried", "dead", "undelivered", "released", "put_off"]),
+        how=st.sampled_from(
+            ["suspended", "suspended", "done", "retried", "dead", "undelivered", "released", "put_off"]
+        ),
     )  # fmt: skip
     def end(self, which: int, how: str, keep_done: bool) -> None:
         """A segment ends. Under a lease that is no longer good nothing changes."""
