@@ -43,6 +43,8 @@ create table slayq.worker (
     queues text[] not null,
     -- Queue names (and '@timer') for which a NOTIFY is useful now: this daemon serves them and sits idle.
     wants text[] not null default '{}',
+    -- The endpoints that it finds away: [{"endpoint", "since", "failures", "result"}, ...].
+    circuits json not null default '[]',
     started_at timestamptz not null default now(),
     renewed_at timestamptz not null default now(),
     expires_at timestamptz not null
@@ -86,6 +88,9 @@ create table slayq.job (
     -- What was committed when it was created: an event counts for it if it was not.
     born pg_snapshot,
     traceparent text,
+    -- Put off, because the endpoint was away, for as long as run_at is put_off_until: whoever sets another time ends that.
+    put_off text,
+    put_off_until timestamptz,
     constraint leased_by_a_worker check ((state = 'leased') = (worker_id is not null))
 ) with (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000,
@@ -99,6 +104,8 @@ create index job_ready on slayq.job (queue, priority, run_at, id) where state = 
 create index job_scheduled on slayq.job (run_at, id) include (queue) where state = 'scheduled';
 create index job_blocked on slayq.job (serial_queue, priority, run_at, id) include (queue) where state = 'blocked';
 create index job_leased on slayq.job (worker_id, id) include (queue) where state = 'leased';
+create index job_put_off on slayq.job (put_off, priority, id) include (queue)
+    where state = 'scheduled' and put_off is not null and run_at = put_off_until;
 create unique index job_key on slayq.job (job_key) where job_key is not null;
 create unique index job_serial_head on slayq.job (serial_queue) where holds;
 create index job_match on slayq.job using gin (match_terms) with (fastupdate = on, gin_pending_list_limit = 64)

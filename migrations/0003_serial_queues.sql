@@ -15,8 +15,8 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Gives each lane named the head it should have and returns the queues that have something new to lease.
--- A head that is merely ready makes room for a job that comes before it, unless it was delivered before: what has failed
--- or lost its lease comes first, whatever has come in since (strict queues promise that).
+-- A head that is merely ready makes room for a job that comes before it, unless it was delivered before, or put off: what
+-- has failed or lost its lease comes first, whatever has come in since (strict queues promise that).
 create function slayq._advance_lanes_1(lanes text[]) returns setof text
 language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 begin
@@ -29,6 +29,7 @@ begin
         cross join lateral (
             select j.id, j.priority, j.run_at from slayq.job j
             where j.serial_queue = lane.name and j.holds and j.state = 'ready' and j.attempts = 0
+                and j.put_off_until is distinct from j.run_at
             for update skip locked
         ) as head
         cross join lateral (

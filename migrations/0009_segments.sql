@@ -61,6 +61,27 @@ returns slayq.event language sql stable set search_path = pg_catalog, pg_temp se
     order by e.id limit 1
 $$;
 
+-- The endpoints for which jobs are put off, found by hopping from one to the next in the index.
+create function slayq._put_off_endpoints_1() returns setof text
+language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+    with recursive hop as (
+        (
+            select j.put_off as endpoint from slayq.job j
+            where j.state = 'scheduled' and j.put_off is not null and j.run_at = j.put_off_until
+            order by j.put_off limit 1
+        )
+        union all
+        select (
+            select j.put_off from slayq.job j
+            where j.state = 'scheduled' and j.put_off is not null and j.run_at = j.put_off_until
+                and j.put_off > hop.endpoint
+            order by j.put_off limit 1
+        )
+        from hop where hop.endpoint is not null
+    )
+    select endpoint from hop where endpoint is not null
+$$;
+
 -- When a wait, a sleep or a back-off of so many seconds ends. A null never does.
 create function slayq._after_1(seconds double precision) returns timestamptz
 language sql volatile set search_path = pg_catalog, pg_temp as $$
@@ -351,11 +372,14 @@ begin
             continue;
         end if;
         due := slayq._after_1(case ends[place] when 'released' then 0 else coalesce(delays[place], 0) end);
+        -- Of one that is put off, the reason is its endpoint.
         update slayq.job j
         set state = case ends[place] when 'released' then 'ready' else 'scheduled' end,
             parked = false, worker_id = null, leased_at = null, updated_at = now(),
             run_at = case ends[place] when 'released' then j.run_at else due end,
             attempts = case ends[place] when 'retried' then j.attempts else greatest(j.attempts - 1, 0) end,
+            put_off = case ends[place] when 'put_off' then reasons[place] else j.put_off end,
+            put_off_until = case ends[place] when 'put_off' then due else j.put_off_until end,
             delivery_failures = case ends[place] when 'undelivered' then j.delivery_failures + 1
                 when 'retried' then 0 else j.delivery_failures end,
             last_error = coalesce(errors[place], j.last_error)

@@ -137,8 +137,9 @@ class Daemon:
             run_errand=self._run_errand,
         )
         bodies, on_error = Bodies(), self._report.app_call_error
-        self._rpc = Rpc(self._engine.carry_out, plan.secrets, self.metrics, bodies=bodies, on_error=on_error)
-        self._api = Api(self._engine, plan.secrets, self.metrics, self._clock, bodies=bodies, on_error=on_error)
+        apps = self._engine.app_requests
+        self._rpc = Rpc(apps.carry_out, plan.secrets, self.metrics, bodies=bodies, on_error=on_error)
+        self._api = Api(apps, plan.secrets, self.metrics, self._clock, bodies=bodies, on_error=on_error)
         self._http = HttpServer(
             self._config.http.bind,
             self._config.http.port,

@@ -29,12 +29,13 @@ BlockedReason = Literal[
     "reserved",
     "other",
 ]
+CircuitState = Literal["open", "closed"]
 DatabaseErrorKind = Literal["connection", "timeout", "read_only", "storage", "statement", "other"]
 JobState = Literal["ready", "scheduled", "blocked", "leased", "dead"]
 LeaseResult = Literal["ok", "empty", "error"]
 PoolState = Literal["idle", "in_use"]
 RenewalResult = Literal["ok", "failed", "lost"]
-StaleKind = Literal["completed", "retried", "dead", "released", "suspended", "undelivered", "other"]
+StaleKind = Literal["completed", "retried", "dead", "released", "suspended", "undelivered", "put_off", "other"]
 TickResult = Literal["fired", "caught_up", "skipped", "missed", "other"]
 WaitKind = Literal["event", "invocation"]
 WakeupSource = Literal["notify", "poll", "timer", "rpc"]

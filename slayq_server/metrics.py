@@ -63,6 +63,7 @@ class _QueueSeries:
     responses: Mapping[str, Counter]
     callback_duration: Observations
     job_wait: Observations
+    put_off: Counter
     jobs: Mapping[str, Gauge]
     oldest_ready_age: Gauge
     concurrency_limit: Gauge
@@ -152,6 +153,9 @@ class Metrics:
             "queue",
             registry=self._registry,
         )
+        self._put_off = self._counter(
+            "slayq_jobs_put_off_total", "Leased jobs that were put off because their endpoint was away.", "queue"
+        )
         self._jobs = self._gauge("slayq_jobs", "Jobs in the database, by state.", "queue", "state")
         self._unserved = self._gauge("slayq_jobs_unserved", "Jobs of queues that no daemon serves.")
         self._oldest = self._gauge(
@@ -219,6 +223,9 @@ class Metrics:
             "slayq_callback_blocked_total", "Callbacks that the address guard did not let out.", "reason"
         )
         self._blocked = _children(blocked, get_args(labels.BlockedReason))
+        self._away = self._gauge("slayq_endpoints_away", "Endpoints that this daemon finds away: open circuits.")
+        circuits = self._counter("slayq_circuit_transitions_total", "Circuits that opened or closed.", "to")
+        self._circuits = _children(circuits, get_args(labels.CircuitState))
         auth = self._counter(
             "slayq_auth_failures_total", "Requests refused for their signature or token.", "surface", "reason"
         )
@@ -248,6 +255,7 @@ class Metrics:
             responses={value.value: self._responses.labels(name, value.value) for value in CallbackResult},
             callback_duration=self._callback_duration.labels(name),
             job_wait=self._job_wait.labels(name),
+            put_off=self._put_off.labels(name),
             jobs={value: self._jobs.labels(name, value) for value in get_args(labels.JobState)},
             oldest_ready_age=self._oldest.labels(name),
             concurrency_limit=self._limit.labels(name),
@@ -257,7 +265,7 @@ class Metrics:
 
     def _forget_queue(self, name: str) -> None:
         histograms = (self._callback_duration, self._job_wait)
-        for family in (*histograms, self._oldest, self._limit, self._in_flight, self._paused):
+        for family in (*histograms, self._put_off, self._oldest, self._limit, self._in_flight, self._paused):
             family.remove(name)
         for outcome in get_args(labels.AttemptOutcome):
             self._attempts.remove(name, outcome)
@@ -306,6 +314,10 @@ class Metrics:
         """Count `n` attempts that ended; those given back at shutdown (`released`) are no attempts, and not counted."""
         if outcome != OutcomeKind.RELEASED:
             self._queue(queue).attempts[outcome].inc(n)
+
+    def put_off(self, queue: str) -> None:
+        """Count a job that was leased, and put off because its endpoint is away."""
+        self._queue(queue).put_off.inc()
 
     def response(self, queue: str, result: CallbackResult) -> None:
         """Count a callback by how the endpoint answered."""
@@ -422,6 +434,11 @@ class Metrics:
     def blocked(self, reason: str) -> None:
         """Count a callback that the address guard did not let out; a reason that is not listed counts as `other`."""
         self._blocked.get(reason, self._blocked[labels.OTHER]).inc()
+
+    def circuit(self, to: labels.CircuitState, open_now: int) -> None:
+        """Count a circuit that opened or closed, and set how many are open."""
+        self._circuits[to].inc()
+        self._away.set(open_now)
 
     def auth_failure(self, surface: str, reason: str) -> None:
         """Count a request refused for its signature or token; what is not listed counts as `other`."""

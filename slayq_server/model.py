@@ -158,6 +158,8 @@ class Answer:
     """One line for people: what went wrong. Never a payload, a URL's query or a secret."""
     endpoint: str = field(default="", compare=False)
     """Host and port, as messages name it."""
+    origin: str = field(default="", compare=False)
+    """Its scheme, too; empty where the delivery did not come as far as knowing it."""
     duration: float = 0.0
     """Seconds from the start of the delivery to its end."""
     sent_after: float | None = None
@@ -178,6 +180,8 @@ class OutcomeKind(StrEnum):
     """A run that waits for a pending step."""
     UNDELIVERED = "undelivered"
     """A run whose delivery came to nothing: tried again, the function's attempt not counted."""
+    PUT_OFF = "put_off"
+    """Not delivered, because its endpoint is away: later, the attempt not counted."""
 
 
 class DeadReason(StrEnum):
@@ -202,7 +206,7 @@ class Outcome:
 
     kind: OutcomeKind
     delay: float = 0.0
-    """Seconds until the next attempt (retried and undelivered only)."""
+    """Seconds until the next attempt (retried, undelivered and put off only)."""
     error: str | None = None
     reason: DeadReason | None = None
     """Set if and only if `kind` is DEAD."""
@@ -210,6 +214,8 @@ class Outcome:
     """Batch jobs only: the indexes of the array payload that failed and alone are tried again."""
     output: str | None = None
     """JSON text: what a completed run ended with; the names of the steps whose failures made a run dead."""
+    endpoint: str | None = None
+    """What is away. Set if and only if `kind` is PUT_OFF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +239,8 @@ class Heartbeat:
     """Some event has not been matched with the waits of runs, or an ended run with its invokers."""
     unplanned: bool = False
     """Some function's schedule has no next tick yet."""
+    stranded: tuple[str, ...] = ()
+    """Endpoints for which jobs are put off, and which no daemon finds away."""
 
 
 @dataclass(frozen=True, slots=True)

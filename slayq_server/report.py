@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slayq_server.clock import Clock
+    from slayq_server.engine.breaker import Change
     from slayq_server.errors import DatabaseUnavailable
     from slayq_server.metric_labels import JobState, RenewalResult, TickResult, WaitKind
     from slayq_server.metrics import Metrics
@@ -99,10 +100,21 @@ class Report:
             )
         elif verdict == "dropped":
             self._metrics.attempt(settlement.queue, "cancelled")
+        elif kind is OutcomeKind.PUT_OFF:
+            self._metrics.put_off(settlement.queue)
         elif kind is OutcomeKind.UNDELIVERED:
             self._metrics.attempt(settlement.queue, "retried")
         elif kind is not OutcomeKind.RELEASED:
             self._metrics.attempt(settlement.queue, kind)
+
+    def circuit(self, change: Change, open_now: int) -> None:
+        """An endpoint is away, or is so no more."""
+        self._metrics.circuit("open" if change.opened else "closed", open_now)
+        fields = {"endpoint": change.endpoint, "failures": change.failures, "result": change.result}
+        if change.opened:
+            _log.warning("circuit_opened", **fields)
+        else:
+            _log.info("circuit_closed", **fields, answers=change.answered, open_seconds=round(change.open_for, 1))
 
     def promoted(self, promoted: Promoted) -> None:
         """The promoter made a pass."""

@@ -7,6 +7,7 @@ here.
 from __future__ import annotations
 
 import os
+import random
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -14,16 +15,20 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from slayq_server import __version__
+from slayq_server.app_requests import AppRequests
 from slayq_server.db.listener import Listener
 from slayq_server.db.rpc import AppCalls
 from slayq_server.db.schedules import Schedules
 from slayq_server.db.store import Store
+from slayq_server.engine.breaker import Breaker
 from slayq_server.engine.cancelling import Cancellations
+from slayq_server.engine.circuits import Circuits
 from slayq_server.engine.delivery import Callbacks
 from slayq_server.engine.dispatch import Dispatcher
 from slayq_server.engine.journal import Journal
 from slayq_server.engine.leasing import (
     CANCEL_WORD,
+    ENDPOINTS_WORD,
     EVENTS_WORD,
     LANES_WORD,
     OTHER_WORDS,
@@ -48,10 +53,10 @@ if TYPE_CHECKING:
     from slayq_server.clock import Clock
     from slayq_server.config import Config
     from slayq_server.db.pool import Pool as Connections
+    from slayq_server.engine.breaker import Change
     from slayq_server.metrics import Metrics
     from slayq_server.model import Flushed, Heartbeat, ScheduleRow, Settlement
     from slayq_server.plan import Plan
-    from slayq_server.protocol.rpc_v1 import Call
     from slayq_server.report import Report, SnapshotRow
 
 _log = structlog.get_logger()
@@ -94,7 +99,12 @@ class Switchboard:
         self.store = Store(connections)
         self.pools = Pools(plan.pools())
         metrics.watch_in_flight(lambda: ((pool.name, pool.in_flight) for pool in self.pools.all))
-        self._app_calls = AppCalls(connections, at_once=max(1, config.database.pool_size // 2))
+        self.app_requests = AppRequests(
+            AppCalls(connections, at_once=max(1, config.database.pool_size // 2)),
+            own_words=self._own_words,
+            hear=self._hear_call,
+            go_by=self._go_by,
+        )
         self._make_delivery(config, plan, clock, spawn)
         self._make_loops(config, plan, clock)
 
@@ -119,6 +129,14 @@ class Switchboard:
             on_lost=self._worker_lost,
             on_renewal=self._report.renewal,
             on_error=on_error,
+            circuits=lambda: self._circuits.row(),
+        )
+        self.breaker = Breaker(
+            config.callbacks.breaker.rule(),
+            clock.monotonic,
+            random.random,
+            on_change=self._circuit_changed,
+            on_sooner=lambda: self._circuits.look(),
         )
         self.callbacks = Callbacks(
             plan.secrets,
@@ -129,6 +147,7 @@ class Switchboard:
             tls=tls,
             on_blocked=self._metrics.blocked,
             may_send=lambda: self.worker.trusted,
+            admit=self.breaker.admit,
         )
         self.segments = Segments(
             plan.secrets,
@@ -138,6 +157,8 @@ class Switchboard:
             tls=tls,
             on_blocked=self._metrics.blocked,
             may_send=lambda: self.worker.trusted,
+            admit=self.breaker.admit,
+            answers=self.breaker.answers,
         )
         self.settler = Settler(
             self.store,
@@ -162,6 +183,7 @@ class Switchboard:
             self.segments,
             self.journal,
             self.worker,
+            self.breaker,
             self._metrics,
             spawn=spawn,
             settle=self.settler.put,
@@ -216,6 +238,14 @@ class Switchboard:
             cancel=self.dispatcher.cancel,
             on_error=on_error,
         )
+        self._circuits = Circuits(
+            self.store,
+            self.breaker,
+            clock,
+            queues=lambda: [name for pool in self.pools if self.leasing and not pool.paused for name in pool.names],
+            on_ready=self._ready_by_timer,
+            on_error=on_error,
+        )
         self._listener = Listener(
             plan.listen_url,
             self._word,
@@ -234,6 +264,7 @@ class Switchboard:
             self._promoter.run(),
             self._scheduler.run(),
             self._cancellations.run(),
+            self._circuits.run(),
             self._upkeep.run(),
         ]
         if self._listens:
@@ -286,6 +317,7 @@ class Switchboard:
         self.settler.keep_done = self.journal.keep_done = config.retention.done is not None
         self._upkeep.done_kept, self._upkeep.dead_kept = config.retention.done, config.retention.dead
         self.leaser.forbidden_flags = config.forbidden_flags
+        self.breaker.set_rule(config.callbacks.breaker.rule())
         self.worker.set_queues(self.pools.names)
         self._scheduler.replace(plan.schedules)
 
@@ -317,7 +349,16 @@ class Switchboard:
             self._promoter.reap()
         if heartbeat.blocked:
             self._promoter.sweep()
+        self._circuits.bring_back(heartbeat.stranded)
         self._upkeep.beat()
+
+    def _circuit_changed(self, change: Change) -> None:
+        self._report.circuit(change, len(self.breaker.open_circuits()))
+        self.worker.look()  # what it finds away stands in its row
+        self._circuits.look()
+        if not change.opened:
+            self._circuits.bring_back([change.endpoint])
+            self._tell_others([ENDPOINTS_WORD])
 
     def _apply_pauses(self, paused: frozenset[str]) -> None:
         resumed = self.pools.set_paused(paused)
@@ -348,6 +389,8 @@ class Switchboard:
             self._scheduler.look()
         elif word == QUEUES_WORD:
             self.worker.look()
+        elif word == ENDPOINTS_WORD:
+            self.breaker.hurry()
 
     def _listening(self, connected: bool) -> None:
         self._metrics.listener(connected)
@@ -369,7 +412,7 @@ class Switchboard:
 
     def _settled(self, settlement: Settlement, verdict: str) -> None:
         self._report.settled(settlement, verdict)
-        if settlement.outcome.kind is OutcomeKind.RETRIED and verdict == "settled":
+        if settlement.outcome.kind in (OutcomeKind.RETRIED, OutcomeKind.PUT_OFF) and verdict == "settled":
             self._promoter.due_in(settlement.outcome.delay)
 
     def _run_settled(self, settlement: Settlement, verdict: str) -> None:
@@ -394,31 +437,6 @@ class Switchboard:
         self._metrics.pool(self._connections.counts)
 
     # Words of our own: what comes of what we do ourselves needs no NOTIFY
-
-    async def carry_out(self, call: Call) -> None:
-        """Does what an app asks for over HTTP (protocol v1)."""
-        self._hear_call(await self._app_calls.carry_out(call, self._own_words()))
-
-    async def send(self, events: str) -> list[str | None]:
-        """Sends an app's events (JSON text of an array); the ids of their runs."""
-        runs, heard = await self._app_calls.send(events, self._own_words())
-        self._hear_call(heard)
-        return runs
-
-    async def register_app(self, manifest: str) -> str:
-        """Registers an app's functions; JSON text of what it is told."""
-        result, heard = await self._app_calls.register(manifest, self._own_words())
-        self._hear_call(heard)
-        self._scheduler.look()  # where nothing listens, this daemon at least knows
-        return result
-
-    async def cancel_run(self, run: str) -> bool:
-        """Cancels a run; whether there was one."""
-        cancelled, heard = await self._app_calls.cancel(run, self._own_words())
-        self._hear_call(heard)
-        self._cancellations.look()
-        self._promoter.match()  # as when a run dies
-        return cancelled
 
     def _hear_call(self, heard: Collection[str]) -> None:
         if heard and self.leasing:  # what was heard as the drain began, the other daemons' heartbeats find

@@ -41,6 +41,7 @@ _COMMANDS = {
     "dead": ("dead", "Look at dead letters, put them back or remove them."),
     "queues": ("queues", "Look at queues, pause and resume them."),
     "workers": ("workers", "Look at the daemons that share the database."),
+    "endpoints": ("endpoints", "List the endpoints that are away, and the jobs that are put off."),
     "cron": ("cron", "Look at schedules, and trigger them."),
     "healthcheck": ("healthcheck", "Ask a daemon whether it is healthy."),
 }

@@ -3,7 +3,7 @@
 `load(path)` is the way in. The environment goes over the file: see `slayq_server.settings.effective`.
 """
 
-from slayq_server.config.callbacks import CallbacksConfig, LimitsConfig
+from slayq_server.config.callbacks import BreakerConfig, CallbacksConfig, LimitsConfig
 from slayq_server.config.cron import CronEntry
 from slayq_server.config.document import Config, PoolSpec, pools
 from slayq_server.config.effective import effective
@@ -13,6 +13,7 @@ from slayq_server.config.queue import BackoffConfig, QueueConfig
 
 __all__ = [
     "BackoffConfig",
+    "BreakerConfig",
     "CallbacksConfig",
     "Config",
     "CronEntry",

@@ -1,11 +1,12 @@
-"""Where callbacks may go, and how much of an answer is taken."""
+"""Where callbacks may go, how much of an answer is taken, and when an endpoint is left alone for a while."""
 
 from typing import Annotated
 
 from slayq_server.config.addresses import origin, origin_or_network
 from slayq_server.config.queue import DAY
-from slayq_server.config.rules import Seconds, Text, Whole
+from slayq_server.config.rules import Maybe, Seconds, Text, Whole
 from slayq_server.config.section import Section
+from slayq_server.engine.breaker import BreakerRule
 
 Origin = Annotated[str, Text('an origin such as "https://app.example.com"', 300, origin)]
 Denied = Annotated[
@@ -22,6 +23,19 @@ class LimitsConfig(Section):
     """The longest wait that an endpoint may ask for with Retry-After."""
 
 
+class BreakerConfig(Section):
+    """When to stop trying an endpoint that is away, and how often to look whether it is back."""
+
+    failures: Annotated[int | None, Maybe(Whole(1, 10_000), (False,))] = 10
+    """Deliveries in a row that find the endpoint away until its jobs are put off; false: they never are."""
+    max_pause: Annotated[float, Seconds(0.01, 3_600)] = 30.0
+    """The longest pause between two probes. The first is a second, if this is not less."""
+
+    def rule(self) -> BreakerRule | None:
+        """The same for the engine."""
+        return None if self.failures is None else BreakerRule(self.failures, self.max_pause)
+
+
 class CallbacksConfig(Section):
     """Where callbacks may go."""
 
@@ -31,3 +45,5 @@ class CallbacksConfig(Section):
     """Origins and networks that callbacks never go to, whatever is allowed."""
     limits: LimitsConfig = LimitsConfig()
     """What an endpoint may answer."""
+    breaker: BreakerConfig = BreakerConfig()
+    """What becomes of jobs whose endpoint is away."""

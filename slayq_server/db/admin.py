@@ -14,6 +14,7 @@ from slayq_server.db.admin_rows import (
     CronRow,
     DeadDetail,
     DeadRow,
+    EndpointRow,
     JobDetail,
     JobRow,
     QueueRow,
@@ -186,6 +187,10 @@ class Admin:
     async def workers(self) -> list[WorkerRow]:
         """The worker rows, newest first."""
         return [WorkerRow(*row) for row in await self._pool.fetch("admin_workers")]
+
+    async def endpoints(self) -> list[EndpointRow]:
+        """The endpoints that are away, by name, with a row for each daemon that finds it so."""
+        return [EndpointRow(*row) for row in await self._pool.fetch("admin_endpoints")]
 
     async def schedules(self, schedule_id: str | None = None) -> list[CronRow]:
         """All schedules, or the one with that id."""

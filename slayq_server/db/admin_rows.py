@@ -153,6 +153,23 @@ class WorkerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointRow:
+    """An endpoint that is away."""
+
+    endpoint: str
+    """Scheme, host and port."""
+    worker: str | None
+    """The live worker that finds it away, as NAME#ID; None: none does any more."""
+    since: datetime | None
+    failures: int | None
+    """Deliveries in a row that found it away."""
+    result: str | None
+    """What the last of them came to."""
+    put_off: int
+    """Jobs that are put off until it is back, of all workers."""
+
+
+@dataclass(frozen=True, slots=True)
 class CronRow:
     """A schedule as the database has it."""
 

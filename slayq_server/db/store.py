@@ -46,9 +46,11 @@ class Store:
         )
         return worker_id
 
-    async def renew_worker(self, worker_id: int, lease_seconds: float, queues: Sequence[str]) -> Heartbeat:
-        """Renews a worker row that is still good, and looks round."""
-        row = await self._pool.fetchrow("worker_renew", worker_id, lease_seconds, list(queues), urgent=True)
+    async def renew_worker(
+        self, worker_id: int, lease_seconds: float, queues: Sequence[str], circuits: str = "[]"
+    ) -> Heartbeat:
+        """Renews a worker row that is still good, and looks round. `circuits`: JSON text of what its breaker knows."""
+        row = await self._pool.fetchrow("worker_renew", worker_id, lease_seconds, list(queues), circuits, urgent=True)
         assert row is not None
         return Heartbeat(
             held=row["held"],
@@ -60,6 +62,7 @@ class Store:
             paused=frozenset(row["paused"]),
             unmatched=row["unmatched"],
             unplanned=row["unplanned"],
+            stranded=tuple(row["stranded"]),
         )
 
     async def want(self, worker_id: int, words: Iterable[str]) -> None:
@@ -112,6 +115,12 @@ class Store:
                 lanes = {row["serial_queue"] for row in rows if row["serial_queue"] is not None}
                 ready = await connection.fetchval(query("advance_lanes"), sorted(lanes)) if lanes else ()
         return Settled({row["id"]: row["verdict"] for row in rows}, set(ready))
+
+    async def bring_forward(self, endpoint: str, most: int, queues: Sequence[str] | None) -> tuple[int, set[str]]:
+        """Makes jobs ready that were put off for an endpoint: how many there were, and the queues that they are in."""
+        row = await self._pool.fetchrow("bring_forward", endpoint, most, None if queues is None else list(queues))
+        assert row is not None
+        return row["number"], set(row["queues"])
 
     # Durable runs
 
@@ -231,7 +240,7 @@ def _flush_arguments(writes: Sequence[RunWrite]) -> tuple[list[object], ...]:
         [end and end.output for end in ends],
         [end and _writable(end.error) for end in ends],
         [end and end.delay for end in ends],
-        [end and end.reason for end in ends],
+        [end and (end.endpoint or end.reason) for end in ends],
         [place for place, _ in ops],
         [op.kind for _, op in ops],
         [op.name for _, op in ops],
@@ -256,6 +265,9 @@ def _settle_call(
         return "settle_completed", (worker_id, ids, leases, keep_done)
     if kind is OutcomeKind.RELEASED:
         return "settle_released", (worker_id, ids, leases)
+    if kind is OutcomeKind.PUT_OFF:
+        put_off = [s.outcome.delay for s in settlements], [s.outcome.endpoint for s in settlements]
+        return "settle_put_off", (worker_id, ids, leases, *put_off)
     errors = [_writable(s.outcome.error) for s in settlements]
     payloads = [s.payload for s in settlements]
     if kind is OutcomeKind.DEAD:

@@ -1,7 +1,7 @@
 """The callback: from a leased job to an `Answer`. Knows no SQL, and of HTTP only what `posting` makes of it.
 
 Each delivery is one POST, signed when it is sent. Whatever goes wrong is an answer, too: only cancellation gets out,
-and WorkerLost, before anything is sent.
+and, before anything is sent, WorkerLost and what `admit` raises.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Callbacks:
         resolver: AbstractResolver | None = None,
         on_blocked: Callable[[str], None] | None = None,
         may_send: Callable[[], bool] = lambda: True,
+        admit: Callable[[str, tuple[int, int]], None] = lambda _endpoint, _delivery: None,
     ) -> None:
         """Opens nothing yet.
 
@@ -76,6 +77,7 @@ class Callbacks:
             resolver: looks names up; None: the system's way.
             on_blocked: told the reason of each callback that the guard did not let out.
             may_send: asked when a connection is there and the callback is about to go out: is the lease still ours?
+            admit: asked with the endpoint, and the job's id and lease, whether to try at all; what it raises gets out.
         """
         self.set_secrets(secrets)
         self._guard = guard
@@ -83,6 +85,7 @@ class Callbacks:
         self._retry_after_max = retry_after_max
         self._on_blocked = on_blocked
         self._may_send = may_send
+        self._admit = admit
         self._poster = HttpPoster(
             user_agent=user_agent,
             response_limit=response_limit,
@@ -126,7 +129,8 @@ class Callbacks:
             async with asyncio.timeout(timeout):
                 callback = await delivery.prepare()
                 target = self._guard.check_url(callback.url)
-                delivery.host = target.authority
+                delivery.host, delivery.origin = target.authority, target.origin
+                self._admit(target.origin, (job.id, job.lease))
                 reply = await self._poster.post(
                     target, delivery.seal, guard=self._guard, connect_timeout=connect_timeout
                 )
@@ -145,6 +149,8 @@ class Callbacks:
     def deliver_now(self, job: LeasedJob, *, timeout: float, done: Callable[[Answer], None]) -> Exchange | None:
         """Posts the job's callback once, if that takes no waiting; None: nothing was sent, and `deliver` tells why.
 
+        What `admit` raises gets out.
+
         Args:
             job: what to deliver.
             timeout: seconds for the answer to its last byte.
@@ -155,7 +161,11 @@ class Callbacks:
         delivery = _Delivery(job, self._secret, self._clock, self._may_send)
         try:
             target = self._guard.check_url(delivery.prepare_now().url)
-            delivery.host = target.authority
+            delivery.host, delivery.origin = target.authority, target.origin
+
+            def seal() -> tuple[bytes, dict[str, str]]:
+                self._admit(target.origin, (job.id, job.lease))  # only now: whoever is let through must send
+                return delivery.seal()
 
             def tell(reply: Reply | PostFailed | None) -> None:
                 if reply is None:
@@ -165,7 +175,7 @@ class Callbacks:
                 else:
                     done(delivery.answered(target, reply, self._retry_after(reply)))
 
-            return self._poster.post_now(target, delivery.seal, guard=self._guard, timeout=timeout, done=tell)
+            return self._poster.post_now(target, seal, guard=self._guard, timeout=timeout, done=tell)
         except (UndeliverablePayload, Blocked, WorkerLost):
             return None
 
@@ -176,7 +186,7 @@ class Callbacks:
 class _Delivery:
     """One delivery: what is known of it so far."""
 
-    __slots__ = ("_callback", "_clock", "_job", "_may_send", "_secret", "_sent", "_started", "host")
+    __slots__ = ("_callback", "_clock", "_job", "_may_send", "_secret", "_sent", "_started", "host", "origin")
 
     def __init__(self, job: LeasedJob, secret: str, clock: Clock, may_send: Callable[[], bool]) -> None:
         self._job = job
@@ -188,6 +198,7 @@ class _Delivery:
         self._callback: Callback | None = None
         self.host = "the server"
         """Who took the time, as messages name it."""
+        self.origin = ""
 
     async def prepare(self) -> Callback:
         """The job's callback."""
@@ -224,6 +235,7 @@ class _Delivery:
             undeliverable=undeliverable,
             error=error,
             endpoint=self.host,
+            origin=self.origin,
             duration=self._duration,
             sent_after=self._sent_after,
         )
@@ -240,6 +252,7 @@ class _Delivery:
             retry_after=retry_after,
             error=None if result is CallbackResult.OK else f"{target.authority} answered {words_of(reply.status)}",
             endpoint=self.host,
+            origin=self.origin,
             duration=self._duration,
             sent_after=self._sent_after,
         )

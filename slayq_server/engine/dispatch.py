@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
+from slayq_server.engine.breaker import PutOff
 from slayq_server.engine.outcome import decide, decide_segment
 from slayq_server.errors import WorkerLost
 from slayq_server.model import Answer, CallbackResult, Failed, Outcome, OutcomeKind, Settlement
@@ -84,6 +85,13 @@ class Trust(Protocol):
     def id(self) -> int | None: ...
 
 
+class Breaking(Protocol):
+    """What knows the endpoints that are away, and raises PutOff in `deliver`."""
+
+    def note(self, answer: Answer, delivery: tuple[int, int]) -> None: ...
+    def let_go(self, delivery: tuple[int, int]) -> None: ...
+
+
 class DispatchMetrics(Protocol):
     """What deliveries are counted by."""
 
@@ -116,6 +124,7 @@ class Dispatcher:
         segments: DeliveringRuns,
         journal: Journaling,
         worker: Trust,
+        breaker: Breaking,
         metrics: DispatchMetrics,
         *,
         spawn: Callable[[Coroutine[Any, Any, Settlement | None]], asyncio.Task[Settlement | None]],
@@ -129,6 +138,7 @@ class Dispatcher:
             segments: sends runs.
             journal: writes down what runs say.
             worker: nothing is sent, and nothing settled, once its row is not trusted.
+            breaker: told how each delivery went.
             metrics: counts.
             spawn: starts a task in the daemon's group.
             settle: takes an outcome over, with the id of the worker row it was reached under.
@@ -138,6 +148,7 @@ class Dispatcher:
         self._segments = segments
         self._journal = journal
         self._worker = worker
+        self._breaker = breaker
         self._metrics = metrics
         self._spawn = spawn
         self._settle = settle
@@ -242,6 +253,8 @@ class Dispatcher:
             return self._callbacks.deliver_now(
                 running.job, timeout=running.pool.timeout, done=lambda answer: self._answered(running, answer)
             )
+        except PutOff:
+            return None  # as its task will find, too
         except Exception as error:
             self._log_fault("delivery_failed_unexpectedly", error, running.job, running.pool)
             return None
@@ -268,6 +281,7 @@ class Dispatcher:
 
     def _ended(self, running: _Running, settlement: Settlement | None) -> None:
         pool = running.pool
+        self._breaker.let_go((running.job.id, running.job.lease))
         self._runs -= running.job.run is not None
         pool.in_flight -= 1
         self._forget(running, settlement)
@@ -304,6 +318,9 @@ class Dispatcher:
                 answer = await self._segments.deliver(job, running.record, **limits)
         except WorkerLost:
             return None  # as above
+        except PutOff as away:
+            outcome = Outcome(OutcomeKind.PUT_OFF, delay=away.delay, endpoint=away.endpoint)
+            return Settlement(job.id, job.lease, pool.name, outcome, serial=job.serial_queue is not None)
         except Exception as error:
             self._log_fault("delivery_failed_unexpectedly", error, job, pool)
             answer = _fault(error)
@@ -312,6 +329,7 @@ class Dispatcher:
     def _settlement(self, running: _Running, answer: Answer) -> Settlement:
         """What an answer comes to, counted and logged."""
         job, pool = running.job, running.pool
+        self._breaker.note(answer, (job.id, job.lease))
         try:
             settlement = self._conclude(answer, job, pool)
         except Exception as error:

@@ -52,7 +52,9 @@ CANCEL_WORD = "@cancel"
 SCHEDULES_WORD = "@schedules"
 QUEUES_WORD = "@queues"
 """A queue was paused or resumed."""
-OTHER_WORDS = frozenset({TIMER_WORD, LANES_WORD, EVENTS_WORD, CANCEL_WORD, SCHEDULES_WORD, QUEUES_WORD})
+ENDPOINTS_WORD = "@endpoints"
+"""An endpoint that was away answers."""
+OTHER_WORDS = frozenset({TIMER_WORD, LANES_WORD, EVENTS_WORD, CANCEL_WORD, SCHEDULES_WORD, QUEUES_WORD, ENDPOINTS_WORD})
 """What is no queue's name, and always wanted."""
 _log = structlog.get_logger()
 

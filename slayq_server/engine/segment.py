@@ -1,8 +1,8 @@
 """A segment of a durable run: one signed POST, and an answer whose ops are handed on as they come.
 
-Whatever goes wrong is an answer, too, and what was heard before that stays: only cancellation gets out, and WorkerLost,
-before anything is sent. Nothing limits how long a segment takes, as long as the app says something now and then: the
-time limit is for the silence between two lines, of which an empty one will do.
+Whatever goes wrong is an answer, too, and what was heard before that stays: only cancellation gets out, and, before
+anything is sent, WorkerLost and what `admit` raises. Nothing limits how long a segment takes, as long as the app says
+something now and then: the time limit is for the silence between two lines, of which an empty one will do.
 """
 
 from __future__ import annotations
@@ -68,14 +68,21 @@ class Segments:
         resolver: AbstractResolver | None = None,
         on_blocked: Callable[[str], None] | None = None,
         may_send: Callable[[], bool] = lambda: True,
+        admit: Callable[[str, tuple[int, int]], None] = lambda _endpoint, _delivery: None,
+        answers: Callable[[str, tuple[int, int]], None] = lambda _endpoint, _delivery: None,
     ) -> None:
-        """Opens nothing yet. The arguments are those of `delivery.Callbacks`; every secret signs."""
+        """Opens nothing yet. The arguments are those of `delivery.Callbacks`; every secret signs.
+
+        `answers` is called as soon as an answer has begun that is a stream of ops, with the same as `admit`.
+        """
         self.set_secrets(secrets)
         self._guard = guard
         self._clock = clock
         self._retry_after_max = retry_after_max
         self._on_blocked = on_blocked
         self._may_send = may_send
+        self._admit = admit
+        self._answers = answers
         self._poster = HttpPoster(user_agent=user_agent, response_limit=_ERROR_BYTES, tls=tls, resolver=resolver)
 
     async def start(self) -> None:
@@ -112,13 +119,15 @@ class Segments:
             async with asyncio.timeout(timeout) as silence:
                 request = await segment.prepare()
                 target = self._guard.check_url(request.url, registered=True)
-                segment.host = target.authority
+                segment.host, segment.origin = target.authority, target.origin
+                self._admit(target.origin, (job.id, job.lease))
                 async with self._poster.stream(
                     target, segment.seal, guard=self._guard, connect_timeout=connect_timeout
                 ) as stream:
                     if stream.status != _OK or stream.content_type != CONTENT_TYPE:
                         return await self._refusal(segment, stream)
                     assert segment.reader is not None
+                    self._answers(target.origin, (job.id, job.lease))
                     terminal = await _read(stream, segment.reader, sink, silence, timeout)
         except UndeliverablePayload as error:
             return segment.failed(CallbackResult.PROTOCOL_ERROR, str(error), undeliverable=True)
@@ -212,6 +221,7 @@ class _Segment:
         "_started",
         "_timeout",
         "host",
+        "origin",
         "reader",
     )
 
@@ -230,6 +240,7 @@ class _Segment:
         """Reads the answer; None before `prepare`."""
         self.host = "the server"
         """Who took the time, as messages name it."""
+        self.origin = ""
 
     async def prepare(self) -> Request:
         """The run's request."""
@@ -279,6 +290,7 @@ class _Segment:
             retry_after=retry_after,
             error=error,
             endpoint=self.host,
+            origin=self.origin,
             duration=self._duration,
             sent_after=self._sent_after,
         )
@@ -290,6 +302,7 @@ class _Segment:
             status=_OK,
             error=terminal.error if isinstance(terminal, Failed) else None,
             endpoint=self.host,
+            origin=self.origin,
             duration=self._duration,
             sent_after=self._sent_after,
             terminal=terminal,

@@ -36,7 +36,9 @@ class WorkerStore(Protocol):
     """What the worker asks of the database."""
 
     async def register_worker(self, name: str, version: str, queues: Sequence[str], lease_seconds: float) -> int: ...
-    async def renew_worker(self, worker_id: int, lease_seconds: float, queues: Sequence[str]) -> Heartbeat: ...
+    async def renew_worker(
+        self, worker_id: int, lease_seconds: float, queues: Sequence[str], circuits: str
+    ) -> Heartbeat: ...
     async def retire_worker(self, worker_id: int) -> None: ...
 
 
@@ -58,6 +60,7 @@ class Worker:
         on_lost: Callable[[int], None],
         on_renewal: Callable[[RenewalResult], None] = lambda _result: None,
         on_error: Callable[[DatabaseUnavailable], None] = lambda _error: None,
+        circuits: Callable[[], str] = lambda: "[]",
     ) -> None:
         """Does nothing yet.
 
@@ -74,6 +77,7 @@ class Worker:
             on_lost: called with the id when trust has ended: close all deliveries, forget all outcomes.
             on_renewal: called with ok, failed or lost, for the metrics.
             on_error: called when the database is away.
+            circuits: JSON text of the endpoints that this daemon finds away, for people and the other daemons.
         """
         self._store = store
         self._clock = clock
@@ -87,6 +91,7 @@ class Worker:
         self._on_lost = on_lost
         self._on_renewal = on_renewal
         self._on_error = on_error
+        self._circuits = circuits
         self._trust_until = float("-inf")
         self._retired = False
         self._asked = asyncio.Event()
@@ -108,7 +113,7 @@ class Worker:
         self._queues = list(queues)
 
     def look(self) -> None:
-        """Something that a heartbeat brings has changed: the next renewal comes at once."""
+        """Something that a heartbeat brings, or takes along, has changed: the next renewal comes at once."""
         self._asked.set()
 
     async def run(self) -> None:
@@ -159,7 +164,7 @@ class Worker:
             sent = self._clock.monotonic()
             try:
                 async with asyncio.timeout(self._remaining()):
-                    heartbeat = await self._store.renew_worker(worker_id, self._lease, self._queues)
+                    heartbeat = await self._store.renew_worker(worker_id, self._lease, self._queues, self._circuits())
             except (DatabaseUnavailable, TimeoutError) as error:
                 self._on_renewal("failed")
                 if isinstance(error, DatabaseUnavailable):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 URL = "http://127.0.0.1:1/slayq"
-OF_JOBS = [OutcomeKind.COMPLETED, OutcomeKind.RETRIED, OutcomeKind.DEAD, OutcomeKind.RELEASED]
+OF_JOBS = [OutcomeKind.COMPLETED, OutcomeKind.RETRIED, OutcomeKind.DEAD, OutcomeKind.RELEASED, OutcomeKind.PUT_OFF]
 """The outcomes that jobs have; runs have some more."""
 
 
@@ -52,7 +52,7 @@ async def test_any_text_can_be_the_last_error(store: Store, connection: asyncpg.
 
 async def test_outcomes_of_every_kind_in_one_batch(store: Store, connection: asyncpg.Connection) -> None:
     """Each is written down under its lease; one that is not ours is stale."""
-    worker, jobs = await leased(store, connection, 4)
+    worker, jobs = await leased(store, connection, 5)
     batch = [
         Settlement(job_id, lease, "mail", Outcome(kind, reason=DeadReason.BLOCKED if kind == "dead" else None))
         for (job_id, lease), kind in zip(jobs, OF_JOBS, strict=True)

@@ -40,12 +40,15 @@ from (values
     ('leased', 2, 'orphan', null, null, '-1 s'),
     ('scheduled', null, 'due', null, null, '-1 s'),
     ('scheduled', null, 'parked', null, null, '1 hour'),
+    ('scheduled', null, 'putoff', null, null, '1 hour'),
     ('leased', 1, 'head', 'lane ', true, '-1 s'),
     ('blocked', null, 'blocked', 'lane ', null, '-1 s'),
     ('blocked', null, 'headless', 'headless ', null, '-1 s')
 ) as kinds (state, worker_id, key, lane_prefix, holds, run_at)
 cross join lateral (select n from generate_series(1, {FEW}) as n) as numbers
 cross join lateral (select lane_prefix || n as lane) as lanes;
+
+update slayq.job set put_off = 'https://few.example.com', put_off_until = run_at where job_key like 'putoff-%';
 
 insert into slayq.wait (job_id, kind, term, event, match_key, match_value, step_name)
 select id, 'event', slayq._term_1('paid', 'order', '7'), 'paid', 'order', '7', 'step'
@@ -85,8 +88,8 @@ select 'event', slayq._term_1('run/paid', 'n', n::text), 'run/paid', 'n', n::tex
 from generate_series(1, 5) as n;
 """
 
-# What must cost nothing: runs that sleep, wait or failed, jobs blocked behind two busy lanes, jobs of a queue without a
-# server, dead letters, remembered triggers.
+# What must cost nothing: runs that sleep, wait or failed, jobs put off for another endpoint, jobs
+# blocked behind two busy lanes, jobs of a queue without a server, dead letters, remembered triggers.
 CROWD = f"""
 create temporary table crowd as
 select n, case when n % 10 < 5 then 'scheduled' when n % 10 < 8 then 'blocked' else 'ready' end as state
@@ -98,6 +101,8 @@ select case when state = 'ready' then 'nobody' else 'mail' end, state, 'shop/ord
     'crowd-' || n, case when state = 'blocked' then 'lane ' || n % 2 + 1 end,
     now() + case when state = 'scheduled' then interval '1 day' else interval '-1 day' end, n % 3, n % 5
 from crowd;
+update slayq.job set put_off = 'https://crowd.example.com', put_off_until = run_at
+where job_key like 'crowd-%' and state = 'scheduled' and id % 4 = 0;
 
 insert into slayq.wait (job_id, kind, term, event, match_key, match_value, step_name)
 select id, 'event', slayq._term_1('paid', 'order', job_key), 'paid', 'order', job_key, 'step'
@@ -145,12 +150,14 @@ DAEMON = {
     ),
     "settle_dead": f"{SETTLED}, {ERRORS}, {ERRORS}, {NO_PAYLOADS}",
     "settle_released": SETTLED,
+    "settle_put_off": f"{SETTLED}, array_fill(9.0::float8, array[{FEW}]), {ERRORS}",
+    "bring_forward": "'https://few.example.com', 20, '{mail}'",
     "release_unknown": "1, '{1}'",
     "promote": "100",
     "reap": "100",
     "headless_lanes": "1000",
     "advance_lanes": "array['lane 1', 'lane 2', 'headless 1']",
-    "worker_renew": "1, 60, '{mail,post,letters}'",
+    "worker_renew": "1, 60, '{mail,post,letters}', '[]'",
     "add_job": f"'mail', '{PAYLOAD % 1}', null, null, null, 'leased-1', null, null, null",
     "admin_redrive": "array[-1, -2]",
     "flush_runs": (

@@ -212,3 +212,9 @@ def buried(
 def released(leased: LeasedJob) -> Settlement:
     """The outcome of a delivery that was cut off by a shutdown."""
     return Settlement(leased.id, leased.lease, leased.queue, Outcome(OutcomeKind.RELEASED))
+
+
+def put_off(leased: LeasedJob, *, endpoint: str = "https://app.example.com", delay: float = 300.0) -> Settlement:
+    """The outcome of a delivery that was not tried, because its endpoint is away."""
+    outcome = Outcome(OutcomeKind.PUT_OFF, delay=delay, endpoint=endpoint)
+    return Settlement(leased.id, leased.lease, leased.queue, outcome)

@@ -341,6 +341,7 @@ async def test_the_store_works_under_a_limited_role(connect: Connect, limited: s
             "match_events": lambda: store.match_events(10, 0),
             "cancelled_runs": lambda: store.cancelled_runs(worker),
             "release_unknown": lambda: store.release_unknown(worker, []),
+            "bring_forward": lambda: store.bring_forward("https://app.example.com", 10, [QUEUE]),
             "promote": lambda: store.promote(10),
             "advance_headless_lanes": lambda: store.advance_headless_lanes(10),
             "notify": lambda: store.notify([QUEUE]),

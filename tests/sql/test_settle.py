@@ -24,6 +24,7 @@ from tests.sql.support import (
     live,
     next_due,
     payload,
+    put_off,
     released,
 )
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     MakeSettlement = Callable[[LeasedJob], Settlement]
 
-KINDS: list[MakeSettlement] = [completed, failed, buried, released]
+KINDS: list[MakeSettlement] = [completed, failed, buried, released, put_off]
 each_kind = pytest.mark.parametrize("settlement", KINDS, ids=lambda each: each.__name__)
 
 
@@ -187,7 +188,7 @@ async def test_released_attempts_do_not_count(connection: asyncpg.Connection, da
 
 
 @pytest.mark.parametrize("how", ["cancelled", "removed", "added again"])
-@pytest.mark.parametrize("settlement", [failed, buried, released], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("settlement", [failed, buried, released, put_off], ids=lambda each: each.__name__)
 async def test_dropped(connection: asyncpg.Connection, daemon: Daemon, settlement: MakeSettlement, how: str) -> None:
     """A job that was cancelled, removed or superseded while delivered is gone: no retry, no letter; verdict dropped."""
     statements = {

@@ -88,8 +88,10 @@ class Endpoint:
         first, second = await endpoint.wait_for(2)
     """
 
-    def __init__(self, secret: str = SECRET) -> None:
+    def __init__(self, secret: str = SECRET, *, port: int = 0) -> None:
+        """Listens on `port` of 127.0.0.1; 0: on a free one."""
         self.secret = secret
+        self._port = port
         self.handler: Handler = lambda _: 200
         self.received: list[Received] = []
         """Every callback, in the order they came in."""
@@ -124,12 +126,12 @@ class Endpoint:
         return await self._wait(lambda: self.finished, count, timeout, "been answered")
 
     async def start(self) -> None:
-        """Listen on a free port of 127.0.0.1."""
+        """Listen."""
         app = web.Application(client_max_size=LARGEST_BODY)
         app.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
         host, port = self._runner.addresses[0][:2]
         self._address = f"http://{host}:{port}"

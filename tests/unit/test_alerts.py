@@ -23,7 +23,7 @@ ALERTS = {
     *("SlayQServerDown", "SlayQNoServer", "SlayQProcessMissing", "SlayQReloadFailed"),
     *("SlayQOldestReadyJob", "SlayQNoAttempts", "SlayQAttemptsFailing", "SlayQDeadLetters"),
     *("SlayQQueueSaturated", "SlayQJobsUnserved"),
-    *("SlayQEndpointUnreachable", "SlayQCallbacksBlocked", "SlayQScheduleOverdue"),
+    *("SlayQEndpointUnreachable", "SlayQEndpointAway", "SlayQCallbacksBlocked", "SlayQScheduleOverdue"),
     *("SlayQSnapshotStale", "SlayQDatabaseErrors", "SlayQListenerDown"),
 }
 DATABASE_GAUGES = {

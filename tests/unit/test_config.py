@@ -73,7 +73,12 @@ def test_defaults() -> None:
     } == config.queues["mail"].model_dump()
     assert {
         "cron": (),
-        "callbacks": {"allow": (), "deny": (), "limits": {"response_bytes": 65_536, "retry_after_max": 86_400.0}},
+        "callbacks": {
+            "allow": (),
+            "deny": (),
+            "limits": {"response_bytes": 65_536, "retry_after_max": 86_400.0},
+            "breaker": {"failures": 10, "max_pause": 30.0},
+        },
         "retention": {"done": None, "dead": 30 * 86_400.0},
         "http": {"bind": "127.0.0.1", "port": 8288, "tokens": ()},
         "database": {

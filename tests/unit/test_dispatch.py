@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slayq_server.engine.breaker import PutOff
 from slayq_server.engine.dispatch import Dispatcher, Recording
 from slayq_server.engine.pools import Pool
 from slayq_server.errors import WorkerLost
@@ -144,6 +145,20 @@ class FakeSegments:
         return self.answer
 
 
+class FakeBreaker:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[CallbackResult, tuple[int, int]]] = []
+        self.gone: list[tuple[int, int]] = []
+
+    def note(self, answer: Answer, delivery: tuple[int, int]) -> None:
+        self.noted.append((answer.result, delivery))
+
+    def let_go(self, delivery: tuple[int, int]) -> None:
+        self.gone.append(delivery)
+
+
 class FakeMetrics:
     """Counts nothing."""
 
@@ -160,6 +175,7 @@ class Rig:
         self.segments = FakeSegments()
         self.journal = FakeJournal()
         self.worker = FakeWorker()
+        self.breaker = FakeBreaker()
         self.metrics = FakeMetrics()
         self.pool = Pool("mail", ("mail",), 5)
         self.settled: list[tuple[int, Settlement]] = []
@@ -174,6 +190,7 @@ class Rig:
                 self.segments,
                 self.journal,
                 self.worker,
+                self.breaker,
                 self.metrics,
                 spawn=group.create_task,
                 settle=lambda worker_id, settlement: self.settled.append((worker_id, settlement)),
@@ -513,3 +530,34 @@ async def test_a_fault_of_ours_costs_a_run_one_delivery() -> None:
     end = rig.journal.records[0].end
     assert end is not None
     assert (OutcomeKind.UNDELIVERED, "the server failed: TypeError") == (end.kind, end.error)
+
+
+def test_what_is_put_off_has_no_answer() -> None:
+    """It goes back with its endpoint and the time to wait: nothing was sent, so nobody is told how it went."""
+
+    @in_virtual_time
+    async def test() -> None:
+        rig = Rig()
+        rig.callbacks.answer = PutOff("https://app.example.com", 300.0)
+        async with rig.runs() as dispatcher:
+            dispatcher.start(job(1), rig.pool)
+        ((_, settlement),) = rig.settled
+        assert Outcome(OutcomeKind.PUT_OFF, delay=300.0, endpoint="https://app.example.com") == settlement.outcome
+        assert ([], [(1, 1)]) == (rig.breaker.noted, rig.breaker.gone)
+
+    test()
+
+
+@in_virtual_time
+async def test_the_breaker_hears_of_every_end() -> None:
+    """Of an answer with what it was; of a delivery that is cut off only that it is over."""
+    rig = Rig()
+    async with rig.runs() as dispatcher:
+        dispatcher.start(job(1), rig.pool)
+        await asyncio.sleep(1)
+        rig.callbacks.hold.clear()
+        dispatcher.start(job(2), rig.pool)
+        await asyncio.sleep(1)
+        dispatcher.give_back()
+    assert [(CallbackResult.OK, (1, 1))] == rig.breaker.noted
+    assert [(1, 1), (2, 1)] == rig.breaker.gone

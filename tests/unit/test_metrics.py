@@ -55,9 +55,12 @@ DESIGN: dict[str, Row] = {
     "slayq_leases_lost_total": ("counter", {}, None),
     "slayq_stale_writes_total": (
         "counter",
-        {"kind": {"completed", "retried", "dead", "released", "suspended", "undelivered", "other"}},
+        {"kind": {"completed", "retried", "dead", "released", "suspended", "undelivered", "put_off", "other"}},
         None,
     ),
+    "slayq_jobs_put_off_total": ("counter", {"queue": QUEUES}, None),
+    "slayq_endpoints_away": ("gauge", {}, None),
+    "slayq_circuit_transitions_total": ("counter", {"to": {"open", "closed"}}, None),
     "slayq_journal_flushes_total": ("counter", {}, None),
     "slayq_journal_runs_total": ("counter", {}, None),
     "slayq_journal_ops_total": ("counter", {}, None),
@@ -239,6 +242,11 @@ RECORDED: dict[str, tuple[Callable[[Metrics], object], dict[str, float]]] = {
     "stale_write": (
         lambda m: m.stale_write(OutcomeKind.RELEASED, 2),
         {"slayq_stale_writes_total{kind=released}": 2},
+    ),
+    "put_off": (lambda m: m.put_off("mail"), {"slayq_jobs_put_off_total{queue=mail}": 1}),
+    "circuit": (
+        lambda m: m.circuit("open", 3),
+        {"slayq_circuit_transitions_total{to=open}": 1, "slayq_endpoints_away": 3},
     ),
     "flush": (
         lambda m: m.flush(2, 9),
@@ -451,7 +459,7 @@ def test_every_metric_and_every_label_value_is_documented() -> None:
 
 
 def test_the_label_sets_are_the_ones_of_the_module() -> None:
-    """The outcomes a job may have are all counted, but for `released`, which is no attempt."""
+    """The outcomes a job may have are all counted, but for those that are no attempt, or count as another."""
     kinds = {kind.value for kind in OutcomeKind}
-    assert kinds - set(get_args(metric_labels.AttemptOutcome)) == {"released", "undelivered"}
+    assert kinds - set(get_args(metric_labels.AttemptOutcome)) == {"released", "undelivered", "put_off"}
     assert kinds - set(get_args(metric_labels.StaleKind)) == set()

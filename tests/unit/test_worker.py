@@ -44,7 +44,9 @@ class FakeStore:
         self.registered += 1
         return self.registered
 
-    async def renew_worker(self, worker_id: int, lease_seconds: float, queues: Sequence[str]) -> Heartbeat:
+    async def renew_worker(
+        self, worker_id: int, lease_seconds: float, queues: Sequence[str], circuits: str
+    ) -> Heartbeat:
         assert worker_id == self.registered
         self.renewals.append(now())
         return await self.renew()

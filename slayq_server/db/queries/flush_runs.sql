@@ -1,9 +1,10 @@
 -- Writes down what apps have said in the segments of their runs, and how those ended that have: one transaction for all.
 -- $1 worker id
 -- One element per run: $2 ids bigint[]; $3 leases bigint[]; $4 the `seen` it was leased with bigint[]; $5 how its segment
--- ended text[]: null (it goes on), done, suspended, retried, dead, undelivered, released; $6 json[]: the output (done), or
--- an array of the names of the steps whose failures nobody caught (dead); $7 error text[] (retried, dead, undelivered);
--- $8 seconds to wait double precision[] (retried, undelivered); $9 reason text[] (dead)
+-- ended text[]: null (it goes on), done, suspended, retried, dead, undelivered, released, put_off; $6 json[]: the output
+-- (done), or an array of the names of the steps whose failures nobody caught (dead); $7 error text[] (retried, dead,
+-- undelivered); $8 seconds to wait double precision[] (retried, undelivered, put_off); $9 reason text[] (dead), or the
+-- endpoint that is away (put_off)
 -- One element per op, those of a run in order: $10 the run's place in $2, from 1, integer[]; $11 kind text[]: step,
 -- step_failed, send, sleep, wait, invoke; $12 step name text[]; $13 value json[] (step: output; step_failed: error; send:
 -- events; invoke: data); $14 event text[] (wait, invoke); $15 match key text[], $16 match value text[], as JavaScript

@@ -11,6 +11,8 @@ from typing import Any
 
 DUE, BACK_OFF = "due", "back-off"
 """The kinds of time that are not the caller's own."""
+PUT_OFF = "put off"
+"""In the table a back-off, which ends when its endpoint is back."""
 REPORTED = "the app reported that a step failed"
 
 
@@ -25,7 +27,7 @@ class Job:
     created: int
     """The call that made it."""
     when: str
-    """DUE, BACK_OFF, or the time that the caller gave."""
+    """DUE, BACK_OFF, PUT_OFF, or the time that the caller gave."""
     priority: int
     max_attempts: int
     attempts: int = 0
@@ -57,8 +59,9 @@ class Job:
     @property
     def shown(self) -> tuple[Any, ...]:
         """All that is compared with the row."""
+        when = BACK_OFF if self.when == PUT_OFF else self.when
         return (
-            self.queue, self.key, self.payload, self.state, self.when, self.priority, self.max_attempts, self.attempts,
+            self.queue, self.key, self.payload, self.state, when, self.priority, self.max_attempts, self.attempts,
             self.revision, self.lease, self.worker, self.superseded, self.cancelled, self.patches, self.error,
         )  # fmt: skip
 
@@ -272,9 +275,18 @@ class Jobs:
             self._bury(job, "no-retry", "666", job.attempts)
         elif how == "failed":
             job.state, job.worker, job.when, job.error = "scheduled", None, BACK_OFF, "500"
+        elif how == "put off":
+            job.state, job.worker, job.when, job.attempts = "scheduled", None, PUT_OFF, job.attempts - 1
         else:
             job.state, job.worker, job.attempts = "ready", None, job.attempts - 1
         return "settled"
+
+    def bring_forward(self) -> int:
+        """The endpoint is back; how many jobs had waited for it."""
+        waited = [job for job in self.jobs.values() if job.state == "scheduled" and job.when == PUT_OFF]
+        for job in waited:
+            job.state, job.when = "ready", DUE
+        return len(waited)
 
     def reap(self, dead_workers: set[int]) -> dict[int, str]:
         """The jobs of dead workers; the fate of each."""

@@ -22,9 +22,9 @@ from hypothesis.stateful import (
 )
 
 from tests.sql import support
-from tests.sql.machines.jobs_model import BACK_OFF, DUE, Jobs
+from tests.sql.machines.jobs_model import BACK_OFF, DUE, PUT_OFF, Jobs
 from tests.sql.machines.world import World, effort, ids, leased_order
-from tests.sql.support import EVENT, URL, Daemon, buried, completed, failed, released
+from tests.sql.support import EVENT, URL, Daemon, buried, completed, failed, put_off, released
 
 if TYPE_CHECKING:
     from hypothesis import settings
@@ -35,7 +35,7 @@ QUEUES = ("mail", "bulk")
 KEYS = ("a", "b")
 FAR = {f"in {year}": datetime(year, 1, 1, tzinfo=UTC) for year in (2200, 2300)}
 """Times that a caller gives, by what the model calls them."""
-ENDS = {"completed": completed, "failed": failed, "dead": buried, "released": released}
+ENDS = {"completed": completed, "failed": failed, "dead": buried, "released": released, "put off": put_off}
 
 queues = st.sampled_from(QUEUES)
 keys = st.sampled_from(KEYS)
@@ -156,6 +156,13 @@ class JobsMachine(RuleBasedStateMachine):
         settled = self.world.run(daemon.settle(ENDS[how](leased), keep_done=keep_done))
         expected = self.model.settle(job, how) if good and job else "stale"
         assert {leased.id: expected} == settled.verdicts
+
+    @precondition(lambda self: any(job.when == PUT_OFF for job in self.model.jobs.values()))
+    @rule()
+    def bring_forward(self) -> None:
+        """Whoever has been given another time meanwhile is left alone."""
+        number, _ = self.world.run(self.world.store.bring_forward("https://app.example.com", 100, None))
+        assert self.model.bring_forward() == number
 
     @rule(daemon=st.integers(0, 1))
     def renew(self, daemon: int) -> None:

@@ -280,7 +280,9 @@ class RunsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.deliveries)
     @rule(
         which=picks, keep_done=st.booleans(),
-        how=st.sampled_from(["suspended", "suspended", "done", "retried", "dead", "undelivered", "released"]),
+        how=st.sampled_from(
+            ["suspended", "suspended", "done", "retried", "dead", "undelivered", "released", "put_off"]
+        ),
     )  # fmt: skip
     def end(self, which: int, how: str, keep_done: bool) -> None:
         """A segment ends. Under a lease that is no longer good nothing changes."""
@@ -299,6 +301,7 @@ class RunsMachine(RuleBasedStateMachine):
             "dead": {"error": "no", "reason": "attempts-exhausted", "output": blamed},
             "retried": {"error": "no", "delay": 600.0},
             "undelivered": {"error": "away", "delay": 600.0},
+            "put_off": {"reason": "https://app.example.com", "delay": 600.0},
         }.get(how, {})
         delivery.segment.ends(how, **end)
         (row,) = self.world.run(delivery.daemon.flush(delivery.segment, keep_done=keep_done))

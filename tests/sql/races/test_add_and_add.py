@@ -116,6 +116,8 @@ async def test_bulk_adds_of_the_same_keys_do_not_wait_in_a_circle(connect: Conne
         pytest.param("settle_retried", (WORKER, [1], [1], [1.0], [""], [False], [None]), id="settle_retried"),
         pytest.param("settle_dead", (WORKER, [1], [1], ["no-retry"], [""], [None]), id="settle_dead"),
         pytest.param("settle_released", (WORKER, [1], [1]), id="settle_released"),
+        pytest.param("settle_put_off", (WORKER, [1], [1], [1.0], [""]), id="settle_put_off"),
+        pytest.param("bring_forward", ("", 1, None), id="bring_forward"),
         pytest.param("release_unknown", (WORKER, []), id="release_unknown"),
         pytest.param("promote", (1,), id="promote"),
         pytest.param("reap", (1,), id="reap"),
