@@ -228,6 +228,7 @@ class Metrics:
         self._loop_lag = self._histogram(
             "slayq_event_loop_lag_seconds", "How much later than asked the event loop woke a timer.", labels.LAG_BUCKETS
         )
+        self._loop_tasks = self._gauge("slayq_event_loop_tasks", "Tasks that the event loop has.")
 
     # ── queues and schedules ──
 
@@ -435,6 +436,10 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         """Observe how much later than asked the event loop woke a timer."""
         self._loop_lag.observe(max(seconds, 0.0))
+
+    def loop_tasks(self, number: int) -> None:
+        """Set how many tasks the event loop has."""
+        self._loop_tasks.set(number)
 
     def render(self) -> bytes:
         """All series in Prometheus's text format, to be served as `content_type`. Touches memory only."""
