@@ -16,6 +16,7 @@ from bench.soak import work
 from slayq import SlayQ
 from slayq.drivers.postgres import PostgresDriver
 from slayq.drivers.rpc import RpcDriver
+from slayq.errors import Unavailable
 from slayq.protocol import SIGNATURE_HEADER
 from slayq.signing import sign_v1
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 TICK = 0.1
-LATER = 20.0
+TRIES = 60
+LATER = 60.0
 """Seconds until a job is due that is to be changed before."""
 
 
@@ -36,6 +38,8 @@ class Producer:
         self._endpoint_url = endpoint_url
         self._rates = {"jobs": jobs, "orders": orders}
         self.sent = {"jobs": 0, "orders": 0}
+        self.unsure: list[int] = []
+        """Jobs of which the answer to their sending was lost: they may have been taken twice, or not at all."""
         self.behind = 0.0
         """Seconds by which the last turn was late."""
         self._group: asyncio.TaskGroup | None = None
@@ -145,9 +149,15 @@ class Producer:
         body = json.dumps({"identifier": "mail", "job_key": key, "payload": json.loads(self._payload(number))})
         raw = body.encode()
         headers = {SIGNATURE_HEADER: sign_v1(SECRET, raw), "Content-Type": "application/json"}
-        async with self._session.post(f"{self._server_url}/add-worker-job", data=raw, headers=headers) as response:
-            if response.status != 200:
-                raise RuntimeError(f"add-worker-job was answered {response.status}: {await response.text()}")
+        try:
+            async with self._session.post(f"{self._server_url}/add-worker-job", data=raw, headers=headers) as response:
+                if response.status not in (200, 503):
+                    raise RuntimeError(f"add-worker-job was answered {response.status}: {await response.text()}")
+                if response.status == 200:
+                    return
+        except (aiohttp.ClientError, TimeoutError):
+            pass
+        self.unsure.append(number)
 
     # Orders
 
@@ -169,8 +179,17 @@ class Producer:
         if number % 3 == 0:
             await self._pool.execute("select slayq.send('soak/order', $1)", json.dumps({"n": number}))
         else:
-            await self._sdks[number % 3 - 1].send_event("soak/order", {"n": number})
+            await self._send_event(self._sdks[number % 3 - 1], "soak/order", number, f"order-{number}")
         if not work.unpaid(number):
             await asyncio.sleep(number % 50 / 10)
-            sdk = self._sdks[number % 2]
-            await sdk.send_event("soak/paid", {"n": number}, id=f"paid-{number}")
+            await self._send_event(self._sdks[number % 2], "soak/paid", number, f"paid-{number}")
+
+    async def _send_event(self, sdk: SlayQ, event: str, number: int, name: str) -> None:
+        """With an id, it may be sent again where the machine was too busy to answer."""
+        for _ in range(TRIES):
+            try:
+                await sdk.send_event(event, {"n": number}, id=name)
+                return
+            except Unavailable:
+                await asyncio.sleep(1.0)
+        raise RuntimeError(f"{name} could not be sent")
