@@ -68,7 +68,8 @@ create table slayq.job (
     job_key text,
     serial_queue text,
     event text not null,
-    -- Hashes of (event, key, value) for each scalar member of the payload's data: what cancelling looks up.
+    -- Hashes of (event, key, value) for each scalar member of the payload's data: what cancelling looks up. Small ones, so
+    -- that the index is bounded: see _match_term_1.
     match_terms bigint[],
     flags text[],
     payload json not null,

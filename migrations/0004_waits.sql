@@ -178,7 +178,7 @@ create function slayq._cancel_1(event_name text, match_name text, match_text tex
 returns bigint language plpgsql volatile
 set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
-    wanted constant bigint[] := array[slayq._term_1(event_name, match_name, match_text)];
+    wanted constant bigint[] := array[slayq._match_term_1(event_name, match_name, match_text)];
     matching bigint[];
     removed bigint[];
     marked bigint;

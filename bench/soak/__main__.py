@@ -200,7 +200,13 @@ async def _account(
     for name in ("job", "wait", "step"):
         if left := await watcher.fetchval(f"select count(*) from slayq.{name}"):
             wrong.append(f"{left} rows are left in slayq.{name}")
-    return {"sent": dict(producer.sent), "unsure": producer.unsure, "ticks": ticks, "dead_letters": dead, "wrong": wrong}
+    return {
+        "sent": dict(producer.sent),
+        "unsure": producer.unsure,
+        "ticks": ticks,
+        "dead_letters": dead,
+        "wrong": wrong,
+    }
 
 
 def _dead(jobs: int) -> int:

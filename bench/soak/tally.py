@@ -1,8 +1,11 @@
-"""Counts what arrives by number, in memory that does not grow while it counts, and compares it with what must arrive."""
+"""Counts what arrives by number, in memory that is all there from the start, and compares it with what must arrive."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SHOWN = 20
 

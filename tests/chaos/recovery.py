@@ -1,4 +1,4 @@
-"""How soon deliveries are back at their normal rate after Postgres was stopped and started again, by the arrivals alone.
+"""How soon deliveries are back at their normal rate after a restart of Postgres, by the arrivals alone.
 
     python -m tests.chaos.recovery --restarts 20 --daemons 2
 

@@ -14,7 +14,9 @@ TRIES = 14
 """By themselves they would take more than half a minute."""
 
 
-async def test_it_is_tried_again_as_soon_as_the_database_answers_somebody(unused_tcp_port_factory: Callable[[], int]) -> None:
+async def test_it_is_tried_again_as_soon_as_the_database_answers_somebody(
+    unused_tcp_port_factory: Callable[[], int],
+) -> None:
     """The pause between two tries grows up to 5 s; word that Postgres is back ends each of them."""
     tries: list[bool] = []
     enough = asyncio.Event()

@@ -573,7 +573,7 @@ async def test_a_limit_that_stops_counting_for_the_cluster_gives_its_slots_back(
 
 @in_virtual_time
 async def test_a_pause_ends_when_the_database_answers_somebody() -> None:
-    """It asks every two seconds once it has had no answer for long; a heartbeat that comes through ends such a pause."""
+    """It asks every two seconds once it has had no answer for long; a heartbeat with an answer ends such a pause."""
     rig = Rig()
     async with rig.runs():
         rig.store.fails = 10**9
