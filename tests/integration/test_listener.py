@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from slayq_server.db.listener import Listener
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TRIES = 14
 """By themselves they would take more than half a minute."""
 
 
-async def test_it_is_tried_again_as_soon_as_the_database_answers_somebody(
-    unused_tcp_port_factory: Callable[[], int],
-) -> None:
+async def test_it_is_tried_again_as_soon_as_the_database_answers_somebody(unused_port: int) -> None:
     """The pause between two tries grows up to 5 s; word that Postgres is back ends each of them."""
     tries: list[bool] = []
     enough = asyncio.Event()
@@ -30,7 +24,7 @@ async def test_it_is_tried_again_as_soon_as_the_database_answers_somebody(
     async def knock(channel: str) -> None:
         raise AssertionError(f"nothing can listen to {channel}")
 
-    url = f"postgresql://nobody:nothing@127.0.0.1:{unused_tcp_port_factory()}/nowhere"
+    url = f"postgresql://nobody:nothing@127.0.0.1:{unused_port}/nowhere"
     listener = Listener(url, lambda _: None, changed, knock=knock)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(listener.run())

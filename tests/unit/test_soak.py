@@ -29,7 +29,10 @@ def sample(place: int, **more: Any) -> dict[str, Any]:
             "job": {"bytes": 9_000_000 + 8192 * (place % 9), "live": 500, "dead": 40_000 + 100 * (place % 11)},
             "sent": {"bytes": rows * 90, "live": rows, "dead": 0},
         },
-        "indexes": {"job_match": {"table": "job", "bytes": 8_000_000}, "sent_pkey": {"table": "sent", "bytes": rows * 60}},
+        "indexes": {
+            "job_match": {"table": "job", "bytes": 8_000_000},
+            "sent_pkey": {"table": "sent", "bytes": rows * 60},
+        },
         **more,
     }
 
