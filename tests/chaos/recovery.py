@@ -109,7 +109,7 @@ class Feeder:
             try:
                 async with self._world.connection() as connection:
                     await self._feed(connection)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
                 await asyncio.sleep(0.05)
 
     async def _feed(self, connection: asyncpg.Connection) -> None:
