@@ -84,6 +84,10 @@ docs: $(READY) ## Build the documentation as HTML, in build/docs; a warning is a
 bench: $(READY) ## Measure deliveries per second, CPU per job and latency on this machine
 	$(BIN)/python -m bench $(ARGS)
 
+.PHONY: soak
+soak: $(READY) ## Run for an hour at a moderate load, and tell whether anything grows, is lost or comes twice (ARGS="--minutes 10")
+	$(BIN)/python -m bench.soak $(ARGS)
+
 .PHONY: lock
 lock: | $(BIN)/python ## Bring uv.lock and requirements.lock in line with pyproject.toml (ARGS=--upgrade: newest versions)
 	UV="$(UV)" $(BIN)/python tools/lock.py $(ARGS)

@@ -204,6 +204,7 @@ begin
             order by j.id
             for update
         );
+        exit when cardinality(matching) = 0;
         with gone as (
             delete from slayq.job j where j.id = any (matching) and j.state <> 'leased'
             returning j.id, j.job_key, j.attempts, j.payload
