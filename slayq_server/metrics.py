@@ -433,13 +433,13 @@ class Metrics:
         """Set whether the daemon is stopping."""
         self._draining.set(draining)
 
-    def loop_lag(self, seconds: float) -> None:
-        """Observe how much later than asked the event loop woke a timer."""
-        self._loop_lag.observe(max(seconds, 0.0))
-
     def loop_tasks(self, number: int) -> None:
         """Set how many tasks the event loop has."""
         self._loop_tasks.set(number)
+
+    def loop_lag(self, seconds: float) -> None:
+        """Observe how much later than asked the event loop woke a timer."""
+        self._loop_lag.observe(max(seconds, 0.0))
 
     def render(self) -> bytes:
         """All series in Prometheus's text format, to be served as `content_type`. Touches memory only."""
