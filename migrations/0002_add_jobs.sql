@@ -89,11 +89,12 @@ language sql immutable parallel safe as $$
     select pg_catalog.hashtextextended(event || E'\x1f' || match_key || E'\x1f' || match_value, 0)
 $$;
 
--- What jobs are found by when they are cancelled: one of 524,288 numbers, no more, because a GIN index keeps each key that
--- it has ever had, also when no row has it any more. So the index of match terms is bounded, however many values come by.
+-- What jobs are found by when they are cancelled: one of 1,048,576 numbers, no more, because a GIN index keeps each key
+-- that it has ever had, also when no row has it any more. So the index of match terms stays below some 40 MB, but for what
+-- is in the table, however many values come by.
 create function slayq._match_term_1(event text, match_key text, match_value text) returns bigint
 language sql immutable parallel safe as $$
-    select slayq._term_1(event, match_key, match_value) & 524287
+    select slayq._term_1(event, match_key, match_value) & 1048575
 $$;
 
 -- The text of a JSON scalar as JavaScript prints it (5, true, abc); null for null, arrays and objects.

@@ -39,6 +39,8 @@ BYTES_A_ROW = 16.0
 DEAD_ROWS = 5000
 KEPT = frozenset({"sent", "event", "trigger", "dead_letter"})
 """What is kept for longer than the run: rows for an hour and more. Judged by bytes a row."""
+BOUNDED = {"job_match": 48 * 2**20}
+"""What may grow until it has all the hashes there are, in bytes."""
 LATENCY_GROWTH, LATENCY_SLACK = 0.5, 20.0
 
 
@@ -75,7 +77,8 @@ def levels(samples: Sequence[Sample]) -> list[Level]:
             if table in KEPT:
                 found.append(_quarters(f"{name}: bytes a row", samples, _per_row(kind, name, table), BYTES_A_ROW))
             else:
-                found.append(_quarters(f"{name}: bytes", samples, _part(kind, name, "bytes"), PAGES))
+                most = BOUNDED.get(name, 0)
+                found.append(_quarters(f"{name}: bytes", samples, _part(kind, name, "bytes"), PAGES, most))
     found += [
         _quarters(f"{name}: dead rows", samples, _part("tables", name, "dead"), DEAD_ROWS)
         for name in tables
@@ -85,7 +88,7 @@ def levels(samples: Sequence[Sample]) -> list[Level]:
 
 
 def _quarters(
-    name: str, samples: Sequence[Sample], figure: Callable[[Sample], float | None], slack: float
+    name: str, samples: Sequence[Sample], figure: Callable[[Sample], float | None], slack: float, most: float = 0.0
 ) -> Level | None:
     quarter = max(1, len(samples) // 4)
     first, before, after = (
@@ -94,7 +97,8 @@ def _quarters(
     )
     if before is None or after is None:
         return None
-    return Level(name, before if first is None else first, before, after, before + max(GROWTH * before, slack))
+    allowed = max(most, before + max(GROWTH * before, slack))
+    return Level(name, before if first is None else first, before, after, allowed)
 
 
 def _latencies(samples: Sequence[Sample]) -> Iterable[Level]:
