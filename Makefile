@@ -55,6 +55,10 @@ contract: $(READY) ## Run what a stock app relies on: in every variant, with one
 chaos: $(READY) ## Kill, freeze and cut off everything at random, and check that nothing is lost (ARGS="--minutes 30 --daemons 3")
 	$(BIN)/python -m tests.chaos $(ARGS)
 
+.PHONY: soak
+soak: $(READY) ## Run for an hour at a moderate load, and tell whether anything grows, is lost or comes twice (ARGS="--minutes 10")
+	$(BIN)/python -m bench.soak $(ARGS)
+
 .PHONY: test-majors
 test-majors: $(READY) ## Run the tests of the SQL and the migrations on each other version of Postgres found here
 	@set -e; majors=$$($(BIN)/python -m tests.support.majors); for each in $$majors; do \

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PARK = """
 insert into slayq.job (queue, state, run_at, job_key, event, match_terms, payload)
 select 'bench', 'scheduled', now() + interval '1 day' + i * interval '1 second', 'parked' || i, 'bench/parked',
-    array[slayq._term_1('bench/parked', 'id', i::text)],
+    array[slayq._match_term_1('bench/parked', 'id', i::text)],
     json_build_object('url', 'http://127.0.0.1:9/slayq', 'event', 'bench/parked', 'data', json_build_object('id', i))
 from generate_series($1::integer, $2::integer) as i
 """

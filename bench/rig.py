@@ -101,7 +101,7 @@ class Daemon:
     def __init__(self, url: str, config: dict[str, Any]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="slayq-bench-")
         path = Path(self._folder.name) / "slay-config.json"
-        path.write_text(json.dumps({**config, "http": {"port": 0}}))
+        path.write_text(json.dumps({"http": {"port": 0}, **config}))
         self._log = (Path(self._folder.name) / "log").open("w+")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "slayq_server", "serve", str(path), "--log-format", "json"],

@@ -178,7 +178,7 @@ create function slayq._cancel_1(event_name text, match_name text, match_text tex
 returns bigint language plpgsql volatile
 set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
 declare
-    wanted constant bigint[] := array[slayq._term_1(event_name, match_name, match_text)];
+    wanted constant bigint[] := array[slayq._match_term_1(event_name, match_name, match_text)];
     matching bigint[];
     removed bigint[];
     marked bigint;
@@ -204,6 +204,7 @@ begin
             order by j.id
             for update
         );
+        exit when cardinality(matching) = 0;
         with gone as (
             delete from slayq.job j where j.id = any (matching) and j.state <> 'leased'
             returning j.id, j.job_key, j.attempts, j.payload

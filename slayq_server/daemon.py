@@ -384,6 +384,7 @@ class Daemon:
             await asyncio.sleep(_LOOP_CHECK_EVERY)
             lag = max(0.0, self._clock.monotonic() - due)
             self.metrics.loop_lag(lag)
+            self.metrics.loop_tasks(len(asyncio.all_tasks()))
             if lag >= _STALL:
                 # Blocked, frozen, or without a processor. Nothing that was held is sent or settled if it took too long.
                 lost = not self._engine.worker.trusted

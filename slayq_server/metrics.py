@@ -246,6 +246,7 @@ class Metrics:
         self._loop_lag = self._histogram(
             "slayq_event_loop_lag_seconds", "How much later than asked the event loop woke a timer.", labels.LAG_BUCKETS
         )
+        self._loop_tasks = self._gauge("slayq_event_loop_tasks", "Tasks that the event loop has.")
 
     # ── queues and schedules ──
 
@@ -459,6 +460,10 @@ class Metrics:
     def draining(self, draining: bool) -> None:
         """Set whether the daemon is stopping."""
         self._draining.set(draining)
+
+    def loop_tasks(self, number: int) -> None:
+        """Set how many tasks the event loop has."""
+        self._loop_tasks.set(number)
 
     def loop_lag(self, seconds: float) -> None:
         """Observe how much later than asked the event loop woke a timer."""

@@ -336,6 +336,9 @@ class Switchboard:
             _log.warning("leases_given_up", worker=worker_id, jobs=lost)
 
     def _heartbeat(self, heartbeat: Heartbeat) -> None:
+        # The worker asks most often while the database is away: whoever pauses for longer goes on with it.
+        self.leaser.database_answers()
+        self._listener.database_answers()
         self._apply_pauses(heartbeat.paused)
         if heartbeat.ready:
             self._metrics.wakeup("poll")

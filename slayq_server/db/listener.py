@@ -7,6 +7,7 @@ word, and so does another database than the one that notifies.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from logging import WARNING
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,13 @@ class Listener:
         self._knock = knock
         self._application_name = application_name
         self._hears = False
+        self._answers = asyncio.Event()
+        """The database has answered somebody since the connection was lost."""
         self._repeats = Repeats()
+
+    def database_answers(self) -> None:
+        """Something else got an answer from the database: a pause between two tries ends."""
+        self._answers.set()
 
     async def run(self) -> None:
         """Listens until cancelled; after a loss it tries again with a growing pause, 5 s at the most."""
@@ -77,7 +84,10 @@ class Listener:
                     self._hears = False
                     pause = 0.1
                 self._on_change(False)
-            await asyncio.sleep(pause)
+            self._answers.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._answers.wait()
             pause = min(pause * 2, 5.0)
 
     async def _listen_once(self) -> None:

@@ -18,6 +18,7 @@ NOTIFY makes committers queue up behind one lock of the whole cluster, so this d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -139,6 +140,8 @@ class Leaser:
         self._most = _MOST
         """Jobs that a lease asks for at the most for each pool: fewer after one that failed."""
         self._wake = asyncio.Event()
+        self._answers = asyncio.Event()
+        """The database has answered since the last lease that failed."""
         self._stopped = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -185,6 +188,10 @@ class Leaser:
         if connected:
             self.look_everywhere()
 
+    def database_answers(self) -> None:
+        """Something else got an answer from the database: a pause after a failed lease ends."""
+        self._answers.set()
+
     def slot_freed(self, pool: Pool) -> None:
         """A delivery ended."""
         if pool.slots or (self._appetite(pool).hungry and pool.wanted > 0):
@@ -204,7 +211,7 @@ class Leaser:
         while not self._halted():
             await self._until_useful()
             if pause:
-                await asyncio.sleep(pause)
+                await self._until_answers(pause)
             if self._halted() or not self._worker.trusted:
                 continue
             self._idle.clear()
@@ -213,9 +220,15 @@ class Leaser:
                 pause = 0.0
             except DatabaseUnavailable as error:
                 self._on_error(error)
+                self._answers.clear()
                 pause = min(max(pause * 2, 0.1), 2.0)
             finally:
                 self._idle.set()
+
+    async def _until_answers(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._answers.wait()
 
     def _halted(self) -> bool:
         return self._stopped

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 RenewalResult = Literal["ok", "failed", "lost"]
 MARGIN = 0.2
 """The share of the lease that is kept back for closing deliveries and for clocks that run a little apart."""
+_LONGEST_PAUSE = 1.0
+"""Seconds between two tries while the database is away."""
 _RETIREMENT = 2.0
 """Seconds spent on ending a row that is lost."""
 _log = structlog.get_logger()
@@ -147,7 +149,7 @@ class Worker:
                     WARNING, "worker_not_registered", kind=error.reason, error=str(error), retry_seconds=pause
                 )
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
+            pause = min(pause * 2, _LONGEST_PAUSE)
         self.id = worker_id
         self._trust_from(sent)
         _log.info("worker_started", worker=worker_id, queues=self._queues)
@@ -171,7 +173,7 @@ class Worker:
                     self._on_error(error)
                 kind = type(error).__name__
                 self._repeats.log(WARNING, "worker_renewal_failed", kind=kind, worker=worker_id, error_type=kind)
-                wait = min(1.0, self._renew_every)
+                wait = min(_LONGEST_PAUSE, self._renew_every)
                 continue
             if self._retired or not heartbeat.held or self._remaining() <= 0:
                 return

@@ -97,7 +97,7 @@ from generate_series(1, {ROWS}) as n;
 
 insert into slayq.job (queue, state, event, payload, match_terms, job_key, serial_queue, run_at, attempts, priority)
 select case when state = 'ready' then 'nobody' else 'mail' end, state, 'shop/order',
-    replace('{PAYLOAD}', '%s', (n + 1000)::text)::json, array[slayq._term_1('shop/order', 'n', (n + 1000)::text)],
+    replace('{PAYLOAD}', '%s', (n + 1000)::text)::json, array[slayq._match_term_1('shop/order', 'n', (n + 1000)::text)],
     'crowd-' || n, case when state = 'blocked' then 'lane ' || n % 2 + 1 end,
     now() + case when state = 'scheduled' then interval '1 day' else interval '-1 day' end, n % 3, n % 5
 from crowd;
@@ -120,7 +120,7 @@ select slayq._term_1('paid', 'order', 'x' || n), 'event', 'paid', 'order', 'x' |
 insert into slayq.job
     (queue, state, event, payload, match_terms, job_key, run_at, run_id, born, parked, created_at)
 select 'runs', 'scheduled', 'run/order', replace('{PAYLOAD}', '%s', (n + 1000)::text)::json,
-    array[slayq._term_1('run/order', 'n', (n + 1000)::text)], 'crowdrun-' || n, now() + interval '1 day',
+    array[slayq._match_term_1('run/order', 'n', (n + 1000)::text)], 'crowdrun-' || n, now() + interval '1 day',
     gen_random_uuid(), pg_current_snapshot(), true, now() - interval '2 days'
 from crowd where n % 2 = 0;
 insert into slayq.step (job_id, name, kind, state, number, output)

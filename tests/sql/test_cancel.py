@@ -200,9 +200,21 @@ async def test_a_collision_of_the_hash_is_ruled_out(connection: asyncpg.Connecti
     await add(connection, "value", {"v": "2"})
     await add(connection, "event", {"v": "1"}, event="shop/other")
     await add(connection, "leased", {"v": "2"}, priority=-1)
-    await connection.execute("update slayq.job set match_terms = array[slayq._term_1($1, 'v', '1')]", EVENT)
+    await connection.execute("update slayq.job set match_terms = array[slayq._match_term_1($1, 'v', '1')]", EVENT)
     assert await connection.fetchval("select slayq._cancel_1($1, 'v', '1')", EVENT) == 1
     assert await keys(connection) == {"value", "event", "leased"}
+
+
+async def test_the_index_of_values_is_bounded(connection: asyncpg.Connection) -> None:
+    """A GIN index never forgets a key: however many values come by, there are only so many keys."""
+    keys_of = "select slayq._match_terms_1('shop/order', json_build_object('id', n, 'name', 'x' || n))"
+    row = await connection.fetchrow(
+        f"select count(*) as terms, count(distinct term) as different, min(term) as least, max(term) as most "
+        f"from generate_series(1, 50000) as n, unnest(({keys_of})) as term"
+    )
+    assert row is not None
+    assert (100_000, True, True) == (row["terms"], row["least"] >= 0, row["most"] < 2**20)
+    assert row["different"] > 80_000  # and still tells values apart
 
 
 async def test_parts_run_together_are_not_the_same(connection: asyncpg.Connection) -> None:

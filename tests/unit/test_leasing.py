@@ -569,3 +569,28 @@ async def test_a_limit_that_stops_counting_for_the_cluster_gives_its_slots_back(
         rig.end(3)
         await asyncio.sleep(1)
         assert 2 == rig.store.free_slots
+
+
+@in_virtual_time
+async def test_a_pause_ends_when_the_database_answers_somebody() -> None:
+    """It asks every two seconds once it has had no answer for long; a heartbeat with an answer ends such a pause."""
+    rig = Rig()
+    async with rig.runs():
+        rig.store.fails = 10**9
+        rig.leaser.word("mail")
+        await asyncio.sleep(3600)
+        await wait_for_a_lease(rig)
+        rig.store.fails = 0
+        rig.store.add("mail", 1)
+        await asyncio.sleep(0.1)
+        assert not rig.running
+        rig.leaser.database_answers()
+        await asyncio.sleep(0.1)
+        assert [1] == list(rig.running)
+
+
+async def wait_for_a_lease(rig: Rig) -> None:
+    """Returns right after the next lease was sent."""
+    sent = len(rig.store.leases)
+    while len(rig.store.leases) == sent:
+        await asyncio.sleep(0.01)

@@ -110,6 +110,7 @@ DESIGN: dict[str, Row] = {
     "slayq_snapshot_last_success_timestamp_seconds": ("gauge", {}, None),
     "slayq_draining": ("gauge", {}, None),
     "slayq_event_loop_lag_seconds": ("histogram", {}, LAG_BUCKETS),
+    "slayq_event_loop_tasks": ("gauge", {}, None),
 }
 
 OF_PROCESSES: dict[str, Row] = {
@@ -299,6 +300,7 @@ RECORDED: dict[str, tuple[Callable[[Metrics], object], dict[str, float]]] = {
         lambda m: m.loop_lag(0.125),
         {"slayq_event_loop_lag_seconds_count": 1, "slayq_event_loop_lag_seconds_sum": 0.125},
     ),
+    "loop_tasks": (lambda m: m.loop_tasks(31), {"slayq_event_loop_tasks": 31}),
 }
 
 

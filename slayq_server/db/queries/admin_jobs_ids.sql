@@ -9,9 +9,9 @@ where ($1::text[] is null or j.queue = any ($1))
     and ($5::text is null or slayq._scalar_text_1(slayq._readable_1(j.payload) -> 'data' -> $5) = $6::text)
     and ($5::text is null or j.id = any (array(
         select m.id from slayq.job m
-        where m.state <> 'leased' and m.match_terms @> array[slayq._term_1($3, $5, $6)]
+        where m.state <> 'leased' and m.match_terms @> array[slayq._match_term_1($3, $5, $6)]
         union all
         select m.id from slayq.job m
-        where m.state = 'leased' and m.match_terms @> array[slayq._term_1($3, $5, $6)]
+        where m.state = 'leased' and m.match_terms @> array[slayq._match_term_1($3, $5, $6)]
     )))
     and ($7::boolean is null or (j.attempts > 0) = $7)

@@ -13,10 +13,10 @@ where ($1::text[] is null or j.queue = any ($1))
     -- Two looks, because the index of match terms leaves out what is leased.
     and ($5::text is null or j.id = any (array(
         select m.id from slayq.job m
-        where m.state <> 'leased' and m.match_terms @> array[slayq._term_1($3, $5, $6)]
+        where m.state <> 'leased' and m.match_terms @> array[slayq._match_term_1($3, $5, $6)]
         union all
         select m.id from slayq.job m
-        where m.state = 'leased' and m.match_terms @> array[slayq._term_1($3, $5, $6)]
+        where m.state = 'leased' and m.match_terms @> array[slayq._match_term_1($3, $5, $6)]
     )))
     and ($7::boolean is null or (j.attempts > 0) = $7)
     and ($8::bigint is null or j.id < $8)
