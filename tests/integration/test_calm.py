@@ -253,16 +253,28 @@ async def test_what_a_run_said_during_a_stall_is_not_written_down(
 
 
 async def freeze(running: Running, connection: asyncpg.Connection) -> None:
-    """Stops the daemon, when it has nothing on its way to Postgres."""
-    running.program.send_signal(signal.SIGSTOP)
+    """Stops the daemon, when it has nothing on its way to Postgres.
 
-    async def quiet() -> bool:
-        return not await connection.fetchval(
-            "select exists (select from pg_stat_activity where datname = current_database()"
-            " and application_name = 'slayq-server' and state <> 'idle')"
-        )
+    One that is stopped in the middle of a transaction would stay there: it goes on, and is stopped again.
+    """
 
-    await wait_until(quiet)
+    async def stopped_in_between() -> bool:
+        running.program.send_signal(signal.SIGSTOP)
+        await wait_until(lambda: connection.fetchval(_NO_SESSION.format("= 'active'")))
+        if await connection.fetchval(_NO_SESSION.format("<> 'idle'")):
+            return True
+        running.program.send_signal(signal.SIGCONT)
+        return False
+
+    await wait_until(stopped_in_between)
+
+
+_NO_SESSION = """
+select not exists (
+    select from pg_stat_activity
+    where datname = current_database() and application_name = 'slayq-server' and state {}
+)
+"""
 
 
 async def thaw_once_expired(running: Running, connection: asyncpg.Connection) -> None:
