@@ -96,6 +96,8 @@ class History:
     jobs: dict[str, Job] = field(default_factory=dict)
     windows: list[Window] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
+    followed: int = 0
+    """Redirects that somebody has followed."""
     app: list[Record] = field(default_factory=list)
     audit: list[Record] = field(default_factory=list)
     faults: list[Record] = field(default_factory=list)
@@ -192,6 +194,8 @@ def _note_sent(history: History, record: Record) -> None:
 def _note_received(history: History, endpoint: list[Record]) -> None:
     ends = {record["seq"]: record for record in endpoint if record["what"] == "recv_end"}
     for record in endpoint:
+        if record["what"] == "recv_followed":
+            history.followed += 1
         if record["what"] != "recv_start":
             continue
         end = ends.get(record["seq"])
