@@ -152,8 +152,8 @@ class Nemesis:
         if not cluster.running:  # it could not even recover: somebody has to start it again
             self._log("postgres_gave_up")
             await asyncio.to_thread(cluster.start)
+        # No daemon is ready for some seconds more, on purpose: see `Report.renewal`. Deliveries go on meanwhile.
         await wait_until(self._recovered, 60, "Postgres taking connections again")
-        await self._log_recovery()
 
     async def _pg_crowded(self, fault: Fault) -> None:
         """Whatever connection is free is taken, and those of the daemons are made free."""
