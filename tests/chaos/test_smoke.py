@@ -43,8 +43,12 @@ async def test_one_of_each_kind_of_fault(tmp_path: Path, way: str) -> None:
 COMMON = ("--seed", "5", "--runs", "0")
 # Each at a rate that its slots keep up with: what waits for long after the faults would be found, too.
 PLANTED = {
-    "stale_settle": ("I9", "--faults=pg_hold", "--minutes=0.4", "--plan=slow:1,regret:3.5", "--queues=mail", "--rate=8"),
-    "counted_limit": ("I5", "--faults=", "--minutes=0.3", "--plan=slow:0.4", "--queues=tight", "--daemons=3", "--rate=6"),
+    "stale_settle": (
+        "I9", "--faults=pg_hold", "--minutes=0.4", "--plan=slow:1,regret:3.5", "--queues=mail", "--rate=8"
+    ),
+    "counted_limit": (
+        "I5", "--faults=", "--minutes=0.3", "--plan=slow:0.4", "--queues=tight", "--daemons=3", "--rate=6"
+    ),
     "unlocked_cron": ("I7", "--faults=", "--minutes=0.2", "--rate=8"),
     "no_deadline": (
         "I4", "--faults=pg_silence", "--minutes=0.4", "--plan=slow:6", "--queues=mail", "--timeout=20", "--rate=2.5"

@@ -279,9 +279,9 @@ _ALL_IDLE = f"select not exists (select from {_SESSIONS} and state <> 'idle')"
 
 
 async def thaw_once_expired(running: Running, connection: asyncpg.Connection) -> None:
-    """Lets the daemon go on when the lease has run out by the database's clock, and some seconds more."""
+    """Lets the daemon go on when the lease has run out by the database's clock, and a second more."""
     await wait_until(
-        lambda: connection.fetchval("select clock_timestamp() > max(expires_at) + interval '3 s' from slayq.worker")
+        lambda: connection.fetchval("select clock_timestamp() > max(expires_at) + interval '1 s' from slayq.worker")
     )
     running.program.send_signal(signal.SIGCONT)
 
