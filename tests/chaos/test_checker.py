@@ -87,6 +87,9 @@ class TestJobs:
         endpoint = [*delivered(), *delivered(at=9.0)]
         assert set() == found(of(sent(), endpoint, fault("pg_restart", 2.0, 3.0)))
         assert {"I3"} == found(of(sent(), endpoint, fault("pg_restart", 10.0, 11.0)))
+        # The lease is 3 s: it may have been lost for want of renewals up to so long after the fault began.
+        assert set() == found(of(sent(at=0.1), endpoint, fault("pg_readonly", -1.0, 0.3)))
+        assert {"I3"} == found(of(sent(at=0.1), endpoint, fault("pg_readonly", -2.0, 0.3)))
         assert {"I3"} == found(of(sent(), endpoint, fault("daemon_term", 2.0, 3.0)))
         assert set() == found(of(sent(), endpoint, fault("http_cut", 2.0, 2.0)))
         assert {"I3"} == found(of(sent(), endpoint, fault("http_cut", 3.0, 3.0)))

@@ -109,11 +109,16 @@ class History:
     records: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
     """Every line about a job, by its id."""
 
-    def touched(self, start: float, end: float, kinds: Iterable[str] | None = None) -> bool:
-        """Whether a fault (of these kinds, or groups of kinds) was on at some time in between."""
+    def touched(
+        self, start: float, end: float, kinds: Iterable[str] | None = None, *, at_least: float = 0.0
+    ) -> bool:
+        """Whether a fault (of these kinds, or groups of kinds) was on at some time in between.
+
+        `at_least`: each is taken to have lasted for so many seconds.
+        """
         chosen = None if kinds is None else tuple(kinds)
         return any(
-            window.on <= end and start <= window.off
+            window.on <= end and start <= max(window.off, window.on + at_least)
             for window in self.windows
             if chosen is None or window.kind.startswith(chosen)
         )

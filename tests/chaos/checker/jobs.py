@@ -102,7 +102,8 @@ def _duplicates(job: Job, history: History) -> Iterator[Violation]:
             continue  # sent again
         settled = delivery.end + history.lease + SETTLES_WITHIN
         if not (
-            history.touched(delivery.start - 0.5, settled, CAUSES)
+            # A worker row that could not be renewed from its beginning on may run out a lease later.
+            history.touched(delivery.start - 0.5, settled, CAUSES, at_least=history.lease)
             or history.touched(delivery.start - 0.5, delivery.end + GONE_LAG, ("http_",))
         ):
             yield Violation(
