@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from slayq_server.db.migrate import Migration, load, migrate
@@ -19,10 +20,9 @@ from tests.sql.support import EVENT, QUEUE, add, cancel, later, live, trigger, w
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from slayq_server.model import LeasedJob
     from tests.conftest import Connect
+    from tests.sql.races.support import Call
     from tests.sql.support import Daemon
 
 GATE = 7
@@ -141,7 +141,7 @@ async def test_whatever_meets_an_open_migration_goes_on_after_it(
     await gate.execute("select pg_advisory_lock($1)", GATE)
     migrating = asyncio.ensure_future(migrate(database_url, migrations=[*load(), gated(succeeds)]))
     await wait_until(lambda: connection.fetchval(AT_THE_GATE, gate.get_server_pid()), what="the migration's locks")
-    running = {name: asyncio.ensure_future(getattr(work, name)(session)) for name, session in sessions.items()}
+    running = {name: asyncio.ensure_future(patiently(getattr(work, name), each)) for name, each in sessions.items()}
     for session in sessions.values():
         await wait_until(lambda each=session: connection.fetchval(WAITS, each.get_server_pid()), what="it waiting")
     assert not any(each.done() for each in running.values())
@@ -188,6 +188,16 @@ async def test_two_migrations(database_url: str, connection: asyncpg.Connection,
     await wait_until(lambda: connection.fetchval(QUEUED), what="the second one waiting")
     await gate.execute("select pg_advisory_unlock($1)", GATE)
     assert ([NEWEST + 1], []) == ([each.number for each in await first], [each.number for each in await second])
+
+
+async def patiently(call: Call, connection: asyncpg.Connection) -> None:
+    """Daemons give up a lock that they do not get soon, and try again."""
+    while True:
+        try:
+            await call(connection)
+        except asyncpg.LockNotAvailableError:
+            continue
+        return
 
 
 def wider(sql: str) -> Migration:
