@@ -138,7 +138,7 @@ class World:
         assert endpoint.code is None, endpoint.report()
         async with self.connection() as connection:
             await wait_until(lambda: connection.fetchval(_REGISTERED), 60, "the schedules being there")
-            self.since = await connection.fetchval(_MISS_TICKS, self.setting.missed_minutes)
+            self.since = await connection.fetchval(MISS_TICKS, self.setting.missed_minutes)
         self.faults("ticks_since", since=self.since and self.since.timestamp())
 
     @contextlib.asynccontextmanager
@@ -248,14 +248,18 @@ class World:
 _REGISTERED = """
 select count(*) = 3 and bool_and(planned) from slayq.schedule
 """
-# Ticks before the run, as after some minutes in which nothing ran. Those of a schedule that has fired already stay.
-_MISS_TICKS = """
+# Ticks before the run, as after some minutes in which nothing ran; the first that is to fire. Where a schedule has
+# fired already, or is just due, all stays as it is.
+MISS_TICKS = """
 with moved as (
     update slayq.schedule set next_at = next_at - make_interval(mins => $1)
     where not exists (select from slayq.schedule where last_at is not null or next_at < now())
     returning next_at
 )
-select coalesce((select min(next_at) from moved), date_trunc('minute', now()) + interval '1 minute')
+select coalesce(
+    (select min(next_at) from moved),
+    (select min(coalesce(last_at, next_at)) from slayq.schedule where id like 'minute-%')
+)
 """
 
 

@@ -109,9 +109,7 @@ class History:
     records: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
     """Every line about a job, by its id."""
 
-    def touched(
-        self, start: float, end: float, kinds: Iterable[str] | None = None, *, at_least: float = 0.0
-    ) -> bool:
+    def touched(self, start: float, end: float, kinds: Iterable[str] | None = None, *, at_least: float = 0.0) -> bool:
         """Whether a fault (of these kinds, or groups of kinds) was on at some time in between.
 
         `at_least`: each is taken to have lasted for so many seconds.
