@@ -173,7 +173,8 @@ class Worker:
                     self._on_error(error)
                 kind = type(error).__name__
                 self._repeats.log(WARNING, "worker_renewal_failed", kind=kind, worker=worker_id, error_type=kind)
-                wait = min(_LONGEST_PAUSE, self._renew_every)
+                # Sooner than usual: of a short lease, much may be gone by the time that the database is back.
+                wait = min(_LONGEST_PAUSE, self._renew_every / 3)
                 continue
             if self._retired or not heartbeat.held or self._remaining() <= 0:
                 return

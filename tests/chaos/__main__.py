@@ -15,9 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.chaos import disk
 from tests.chaos.checker import check, explain, load
 from tests.chaos.run import Order, Report, figures, run, shown
-from tests.chaos.schedule import KINDS
+from tests.chaos.schedule import KINDS, PRIVILEGED
 from tests.chaos.world import Setting
 
 MOST_EXPLAINED = 5
@@ -32,6 +33,10 @@ def main() -> int:
     seed = given.seed if given.seed is not None else int(time.time()) % 100_000
     folder = given.folder or Path(tempfile.mkdtemp(prefix="slayq-chaos-"))
     kinds = list(KINDS) if given.faults == "all" else [kind for kind in given.faults.split(",") if kind]
+    small_disk = bool(PRIVILEGED.intersection(kinds)) and disk.private()
+    if not small_disk and PRIVILEGED.intersection(kinds):
+        kinds = [kind for kind in kinds if kind not in PRIVILEGED]
+        print(f"without {', '.join(sorted(PRIVILEGED))}: it needs the right to mount a file system")
     order = Order(
         seed=seed,
         seconds=60 * given.minutes,
@@ -43,7 +48,7 @@ def main() -> int:
         plan=None if given.plan is None else [each for each in given.plan.split(",") if each],
         count=given.count,
         queues=tuple(given.queues.split(",")),
-        setting=Setting(given.daemons, given.lease, given.pgbouncer, given.plant, given.timeout),
+        setting=Setting(given.daemons, given.lease, given.pgbouncer, given.plant, given.timeout, small_disk=small_disk),
     )
     print(f"seed {seed}, {given.minutes:g} minutes, {given.daemons} daemons, faults {', '.join(kinds) or 'none'}")
     print(f"logs in {folder}", flush=True)

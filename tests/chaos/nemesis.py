@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
+
+from tests.chaos.disk import Ballast
 from tests.chaos.wire import Manner
-from tests.chaos.world import name_of
+from tests.chaos.world import name_of, skew
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
     from tests.chaos.wire import Wire
     from tests.chaos.world import Daemon, World
 
+HOUR = 3600.0
 STOPS_WITHIN = 12.0
 """Seconds for a daemon to end after SIGTERM: its grace of 3, what may be left to write down, and a busy machine."""
 
@@ -65,6 +72,22 @@ class Nemesis:
         finally:
             program.send_signal(signal.SIGCONT)
 
+    async def _daemon_stall(self, fault: Fault) -> None:
+        daemon, program = self._victim(fault)
+        daemon.control.write(offset=skew(daemon.number), stall=fault.seconds)
+        program.send_signal(signal.SIGUSR2)
+        await asyncio.sleep(fault.seconds)
+
+    async def _clock_jump(self, fault: Fault) -> None:
+        daemon, _ = self._victim(fault)
+        ahead = HOUR if fault.draw < 0.5 else -HOUR
+        try:
+            for offset in (ahead, -ahead):
+                daemon.control.write(offset=offset)
+                await asyncio.sleep(fault.seconds / 2)
+        finally:
+            daemon.control.write(offset=skew(daemon.number))
+
     async def _daemon_term(self, fault: Fault) -> None:
         daemon, program = self._victim(fault)
         name = name_of(daemon)
@@ -102,6 +125,58 @@ class Nemesis:
         await asyncio.sleep(fault.seconds)
         await asyncio.to_thread(cluster.start)
         await self._log_recovery()
+
+    async def _pg_backend_kill(self, fault: Fault) -> None:
+        async with self._world.connection() as connection:
+            pids = [row["pid"] for row in await connection.fetch(_CONNECTIONS)]
+        if pids:  # none: they are all just being opened
+            os.kill(pids[int(fault.draw * len(pids))], signal.SIGKILL)
+            await wait_until(self._recovered, 60, "Postgres taking connections again")
+            await self._log_recovery()
+
+    async def _recovered(self) -> bool:
+        try:
+            async with self._world.connection() as connection:
+                return bool(await connection.fetchval("select not pg_is_in_recovery()"))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+
+    async def _pg_disk_full(self, fault: Fault) -> None:
+        cluster = self._world.cluster
+        ballast = Ballast(cluster.data_dir)
+        try:
+            self._log("disk_full", bytes=await asyncio.to_thread(ballast.fill))
+            await asyncio.sleep(fault.seconds)
+        finally:
+            ballast.drop()
+        if not cluster.running:  # it could not even recover: somebody has to start it again
+            self._log("postgres_gave_up")
+            await asyncio.to_thread(cluster.start)
+        # No daemon is ready for some seconds more, on purpose: see `Report.renewal`. Deliveries go on meanwhile.
+        await wait_until(self._recovered, 60, "Postgres taking connections again")
+
+    async def _pg_crowded(self, fault: Fault) -> None:
+        """Whatever connection is free is taken, and those of the daemons are made free."""
+        until = float("inf")
+        async with self._world.connection() as connection, AsyncExitStack() as stack:
+            taken = 0
+            while time.monotonic() < until:
+                try:
+                    await stack.enter_async_context(self._world.connection())
+                    taken += 1
+                except asyncpg.TooManyConnectionsError:
+                    until = min(until, time.monotonic() + fault.seconds)
+                    row = await connection.fetchrow(f"{_CONNECTIONS} limit 1")
+                    if row is not None:
+                        await connection.execute("select pg_terminate_backend($1, 1000)", row["pid"])
+                    else:
+                        await asyncio.sleep(0.05)
+            self._log("crowded", taken=taken)
+
+    async def _vacuum_held(self, fault: Fault) -> None:
+        async with self._world.connection() as connection, connection.transaction(isolation="repeatable_read"):
+            await connection.fetchval("select pg_current_xact_id()::text")
+            await asyncio.sleep(fault.seconds)
 
     async def _log_recovery(self) -> None:
         """How long after Postgres takes connections each daemon is ready, and a new job is with the endpoint."""

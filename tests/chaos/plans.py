@@ -5,9 +5,14 @@ A plan is a list of texts, one for each attempt from the first on; after its end
 
     ok       200 at once                        slow     200 after so many seconds
     500      that status                        regret   500 after so many seconds
-    429      with a Retry-After of so many s    hang     never an answer
+    429, 503 with a Retry-After of so many s    hang     never an answer
     drip     200, a byte at a time, so many s   reset    the connection is reset in place of an answer
     half     200, then a reset in the body      666, 404 no retry: the job must end as a dead letter
+    mute     200, its headers, then nothing     trickle  200, a byte at a time, without end
+    endless  200, all bytes at once, no end     301      to where whoever follows is seen
+    tls      by https, with a certificate that nobody vouches for: the app must never see it
+
+A success is a status of 2xx and its body to the end, or to where the server reads no further: that of `endless` is one.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEADLY = ("666", "404")
-GOOD = ("ok", "slow", "drip")
+GOOD = ("ok", "slow", "drip", "endless")
 """What the server must take for a success."""
 
 
@@ -72,16 +77,20 @@ def chosen(random: random.Random) -> tuple[list[str], int]:
         return regretful("ok", random.uniform(0.2, 3.0)), 25
     if draw < 0.80:
         return regretful(f"slow:{random.uniform(0.2, 2.5):.2f}", random.uniform(0.2, 3.0)), 25
-    if draw < 0.86:
+    if draw < 0.85:
         return ["500", "ok", "regret:0.2"], 25
-    if draw < 0.89:
-        return ["429:1"], 25
-    if draw < 0.91:
-        return ["reset", "half", "ok"], 25
-    if draw < 0.93:
+    if draw < 0.88:
+        return [random.choice(("429:1", "503:1"))], 25
+    if draw < 0.90:
+        return ["reset", "half", "301", "ok"], 25
+    if draw < 0.92:
         return [f"drip:{random.uniform(0.5, 1.5):.2f}"], 25
-    if draw < 0.94:
-        return ["hang", "ok"], 25
-    if draw < 0.97:
+    if draw < 0.93:
+        return regretful("endless", 0.2), 25
+    if draw < 0.945:
+        return [random.choice(("hang", "mute", "trickle")), "ok"], 25
+    if draw < 0.955:
+        return ["tls", "tls"], 2
+    if draw < 0.975:
         return [random.choice(DEADLY)], 25
     return ["500", "500", "500"], 3

@@ -1,8 +1,6 @@
-"""The daemon with a bug planted in it, to see whether the checker finds it.
+"""Bugs to plant in a daemon, to see whether the checker finds them: `CHAOS_PLANT=NAME python -m tests.chaos.bent …`.
 
-    CHAOS_PLANT=NAME python -m tests.chaos.planted serve CONFIG
-
-The product knows nothing of this: the bug is put in from outside, in this process alone, before the daemon starts.
+The product knows nothing of this: the bug is put in from outside, in that process alone, before the daemon starts.
 
     stale_settle    outcomes are written down by the job's id alone, whoever holds it by then
     counted_limit   a limit of the cluster is held by counting what is leased, not by locked slots
@@ -13,11 +11,9 @@ The product knows nothing of this: the bug is put in from outside, in this proce
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from slayq_server.cli import main
 from slayq_server.db import statements
 from slayq_server.db import store as stores
 from slayq_server.engine import scheduler, worker
@@ -100,9 +96,10 @@ PLANTS: dict[str, Callable[[], None]] = {
     plant.__name__: plant for plant in (stale_settle, counted_limit, unlocked_cron, no_deadline)
 }
 
-if __name__ == "__main__":
+
+def plant(name: str) -> None:
+    """Puts a bug into this process."""
     import slayq_server.db.pool
     import slayq_server.db.schedules  # noqa: F401  # what is not loaded yet would take over the text as it is
 
-    PLANTS[os.environ["CHAOS_PLANT"]]()
-    sys.exit(main())
+    PLANTS[name]()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CALM = 6.0
 """Seconds after the last fault from which on everything must be as usual."""
-TAIL = 14.0
+TAIL = 10.0
 """Seconds for which load goes on after the last fault."""
 DRAINS_WITHIN = 150.0
 
@@ -95,6 +95,7 @@ async def _live(order: Order, world: World, faults: Sequence[Any], folder: Path)
         database_url=worlds.through(world.database_url, world.producer_wire.port),
         rpc_urls=[world.rpc_url(daemon) for daemon in world.daemons],
         endpoint_url=world.endpoint_url,
+        tls_url=world.tls_url,
         secret=SECRET,
         runs_share=order.runs_share,
         plan=order.plan,

@@ -87,6 +87,9 @@ class TestJobs:
         endpoint = [*delivered(), *delivered(at=9.0)]
         assert set() == found(of(sent(), endpoint, fault("pg_restart", 2.0, 3.0)))
         assert {"I3"} == found(of(sent(), endpoint, fault("pg_restart", 10.0, 11.0)))
+        # The lease is 3 s: it may have been lost for want of renewals up to so long after the fault began.
+        assert set() == found(of(sent(at=0.1), endpoint, fault("pg_readonly", -1.0, 0.3)))
+        assert {"I3"} == found(of(sent(at=0.1), endpoint, fault("pg_readonly", -2.0, 0.3)))
         assert {"I3"} == found(of(sent(), endpoint, fault("daemon_term", 2.0, 3.0)))
         assert set() == found(of(sent(), endpoint, fault("http_cut", 2.0, 2.0)))
         assert {"I3"} == found(of(sent(), endpoint, fault("http_cut", 3.0, 3.0)))
@@ -95,6 +98,31 @@ class TestJobs:
         """The delivery after a success failed, and the job is gone: the success was written down after its lease."""
         endpoint = [*delivered(), *delivered(at=6.0, answer=500, attempt=2)]
         assert {"I9"} == found(of(sent(), endpoint, fault("daemon_freeze", 1.5, 5.5)))
+
+    @pytest.mark.parametrize(
+        ("kind", "is_a_cause"),
+        [
+            ("daemon_stall", True), ("pg_backend_kill", True), ("pg_crowded", True), ("pg_disk_full", True),
+            ("clock_jump", False), ("vacuum_held", False),
+        ],
+    )  # fmt: skip
+    def test_what_may_keep_a_success_from_being_written_down(self, kind: str, is_a_cause: bool) -> None:
+        """A clock that is wrong, or a transaction that is open, is no excuse."""
+        endpoint = [*delivered(), *delivered(at=9.0)]
+        assert (set() if is_a_cause else {"I3"}) == found(of(sent(), endpoint, fault(kind, 2.0, 3.0)))
+
+    def test_a_certificate_that_nobody_vouches_for(self) -> None:
+        """The app must never see the job, whose end is a dead letter."""
+        history = of(sent(plan=["tls", "tls"], max_attempts=2), [])
+        assert {"I8"} == found(history)
+        history.final = {"dead": ["p1"]}
+        assert set() == found(history)
+        history = of(sent(plan=["tls", "tls"], max_attempts=2), delivered())
+        assert {"I2"} == found(history)
+
+    def test_a_redirect_that_was_followed(self) -> None:
+        """It must not be."""
+        assert {"I2"} == found(of(sent(), [*delivered(), {"at": 2.2, "what": "recv_followed"}]))
 
     def test_a_frozen_daemon_may_overlap(self) -> None:
         """Nobody can end what it holds open; anyone else's would be wrong."""
@@ -229,6 +257,18 @@ class TestStates:
         history.final = {"workers": {"5": "d0-1"}}
         assert {"I11"} == found(history)
 
+    def test_deliveries_beside_an_open_transaction(self) -> None:
+        """They go on."""
+
+        def history(wait: float) -> History:
+            jobs = [(f"p{number}", 5.0 + number / 10) for number in range(20)]
+            producer = [line for name, at in jobs for line in sent(name, at)]
+            endpoint = [line for name, at in jobs for line in delivered(name, at + wait)]
+            return of(producer, endpoint, fault("vacuum_held", 2.0, 9.0))
+
+        assert set() == found(history(1.0))
+        assert {"I12"} == found(history(8.0))
+
     def test_what_is_left(self) -> None:
         """The queues should be empty."""
         history = of([], [])
@@ -255,6 +295,14 @@ class TestSteps:
     def body(self, at: float, token: str, name: str = "one") -> Record:
         """A step's body begins."""
         return {"at": at, "what": "body", "run": "r", "token": token, "name": name}
+
+    def test_a_request_that_is_refused(self) -> None:
+        """Its signature is in order, unless a clock is not."""
+        refused = {**self.request(2, "a"), "status": 401}
+        assert {"I2"} == found(self.run(refused))
+        history = self.run(refused)
+        history.windows = of([], [], fault("clock_jump", 1.5, 3.0)).windows
+        assert set() == found(history)
 
     def test_once_and_again_before_it_is_recorded(self) -> None:
         """Both are right."""

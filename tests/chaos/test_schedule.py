@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.chaos.schedule import KINDS, schedule
+from tests.chaos.schedule import KINDS, LEASES, schedule
 
 
 def test_the_same_seed_makes_the_same_schedule() -> None:
@@ -29,9 +29,12 @@ def test_one_after_another(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_each_once(seed: int) -> None:
-    """However short the time."""
+    """However short the time; each as short as it may be."""
     faults = schedule(seed, 1, list(KINDS), daemons=2, lease=3, each_once=True)
     assert sorted(KINDS) == sorted(fault.kind for fault in faults)
+    assert {fault.kind: KINDS[fault.kind][0] * (3 if fault.kind in LEASES else 1) for fault in faults} == {
+        fault.kind: pytest.approx(fault.seconds) for fault in faults
+    }
 
 
 def test_a_freeze_lasts_for_twice_the_lease() -> None:

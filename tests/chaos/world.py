@@ -17,19 +17,23 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from slayq_server.db.migrate import migrate
-from slayq_server.dev.cluster import Cluster, temporary_cluster
+from tests.chaos.bent import Control
+from tests.chaos.disk import cluster_in_memory, cluster_on_a_small_disk
 from tests.chaos.records import Log
 from tests.chaos.wire import Wire
-from tests.conftest import chosen_installation
 from tests.support.pgbouncer import PgBouncer
-from tests.support.process import SERVER, Program
+from tests.support.process import Program
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from slayq_server.dev.cluster import Cluster
+
 SECRET = "a secret that only the chaos knows"
-PLANTED = (sys.executable, "-m", "tests.chaos.planted")
+DAEMON = (sys.executable, "-m", "tests.chaos.bent")
+CONNECTIONS = 50
+"""That Postgres has."""
 MAIL, TIGHT, LANES, RUNS = 10, 3, 5, 15
 """How many deliveries each queue may have in flight: `tight` in the whole cluster, the others in each daemon."""
 
@@ -48,6 +52,8 @@ class Setting:
     missed_minutes: int = 5
     """Ticks that were missed before the run began."""
     log_level: str = "info"
+    small_disk: bool = False
+    """Whether Postgres is on a disk that can be full: see `disk`."""
 
 
 @dataclass
@@ -57,6 +63,7 @@ class Daemon:
     number: int
     port: int
     wire: Wire
+    control: Control
     program: Program | None = None
     starts: int = 0
     lines: dict[str, int] = field(default_factory=dict)
@@ -89,7 +96,8 @@ class World:
         await self.stack.aclose()
 
     async def _start(self) -> None:
-        self.cluster: Cluster = self.stack.enter_context(temporary_cluster(chosen_installation()))
+        place = cluster_on_a_small_disk if self.setting.small_disk else cluster_in_memory
+        self.cluster: Cluster = self.stack.enter_context(place({"max_connections": str(CONNECTIONS)}))
         self.database_url = self.cluster.url("postgres")
         await migrate(self.database_url)
         async with self.connection() as connection:
@@ -105,17 +113,23 @@ class World:
         self._endpoint_port, self._app_port = unused_port(), unused_port()
         self.endpoint_wire = await self.stack.enter_async_context(Wire(self._endpoint_port))
         self.app_wire = await self.stack.enter_async_context(Wire(self._app_port))
+        tls_port = unused_port()
+        self.tls_url = f"https://127.0.0.1:{tls_port}/slayq"
         self.endpoint_url = f"http://127.0.0.1:{self.endpoint_wire.port}/slayq"
         self.app_url = f"http://127.0.0.1:{self.app_wire.port}/slayq"
         command = (
-            sys.executable, "-m", "tests.chaos.endpoint", str(self._endpoint_port), str(self.folder / "endpoint.jsonl")
+            sys.executable, "-m", "tests.chaos.endpoint",
+            str(self._endpoint_port), str(tls_port), str(self.folder / "endpoint.jsonl"),
         )  # fmt: skip
         endpoint = self.stack.enter_context(
             Program(self.folder / "endpoint", command=command, env={"CHAOS_SECRET": SECRET})
         )
         for number in range(self.setting.daemons):
             wire = await self.stack.enter_async_context(Wire(target))
-            self.daemons.append(Daemon(number, unused_port(), wire))
+            control = Control(self.folder / f"daemon-{number}" / "control.json")
+            control.path.parent.mkdir()
+            control.write(offset=skew(number))
+            self.daemons.append(Daemon(number, unused_port(), wire, control))
             self.start_daemon(number)
         for daemon in self.daemons:
             assert daemon.program is not None
@@ -124,7 +138,7 @@ class World:
         assert endpoint.code is None, endpoint.report()
         async with self.connection() as connection:
             await wait_until(lambda: connection.fetchval(_REGISTERED), 60, "the schedules being there")
-            self.since = await connection.fetchval(_MISS_TICKS, self.setting.missed_minutes)
+            self.since = await connection.fetchval(MISS_TICKS, self.setting.missed_minutes)
         self.faults("ticks_since", since=self.since and self.since.timestamp())
 
     @contextlib.asynccontextmanager
@@ -156,8 +170,9 @@ class World:
                 folder,
                 "serve",
                 str(path),
-                command=SERVER if plant is None else PLANTED,
+                command=DAEMON,
                 env={
+                    "CHAOS_CONTROL": str(daemon.control.path),
                     "SLAY_Q_DATABASE_URL": through(self.database_url, daemon.wire.port),
                     "SLAY_Q_SECRET": SECRET,
                     "SLAY_Q_LOG_FORMAT": "json",
@@ -192,7 +207,7 @@ class World:
                 }
                 for number in range(2)
             ],
-            "callbacks": {"allow": [origin(self.endpoint_url), origin(self.app_url)]},
+            "callbacks": {"allow": [origin(self.endpoint_url), origin(self.app_url), origin(self.tls_url)]},
             "http": {"port": daemon.port},
             "database": {"poll_only": True, "poll_interval": 0.2} if self.setting.pgbouncer else {},
             "worker": {"lease": lease, "renew": lease / 4, "name": name_of(daemon)},
@@ -233,20 +248,29 @@ class World:
 _REGISTERED = """
 select count(*) = 3 and bool_and(planned) from slayq.schedule
 """
-# Ticks before the run, as after some minutes in which nothing ran. Those of a schedule that has fired already stay.
-_MISS_TICKS = """
+# Ticks before the run, as after some minutes in which nothing ran; the first that is to fire. Where a schedule has
+# fired already, or is just due, all stays as it is.
+MISS_TICKS = """
 with moved as (
     update slayq.schedule set next_at = next_at - make_interval(mins => $1)
     where not exists (select from slayq.schedule where last_at is not null or next_at < now())
     returning next_at
 )
-select coalesce((select min(next_at) from moved), date_trunc('minute', now()) + interval '1 minute')
+select coalesce(
+    (select min(next_at) from moved),
+    (select min(coalesce(last_at, next_at)) from slayq.schedule where id like 'minute-%')
+)
 """
 
 
 def name_of(daemon: Daemon) -> str:
     """What the daemon that now runs in this place is called."""
     return f"d{daemon.number}-{daemon.starts}"
+
+
+def skew(number: int) -> float:
+    """Seconds by which the wall clock of the daemon in this place is always off: within what signatures allow."""
+    return (200.0, -200.0, 0.0)[number % 3]
 
 
 def through(url: str, port: int) -> str:

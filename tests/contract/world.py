@@ -164,8 +164,12 @@ class World:
         return [entry["name"] for entry in self.log("step", key)]
 
     def calls(self, key: str) -> list[str]:
-        """What the app called while it was handed this job."""
-        return [entry["name"] for entry in self.log("called", key)]
+        """What the app called while it was handed this job, in the order in which the calls began.
+
+        They may come to their end in another one: what a call has committed, a daemon may act on before the app hears
+        that it was committed.
+        """
+        return [entry["name"] for entry in self.log("calling", key)]
 
     def live(self, key: str) -> list[Entry]:
         """The live job of this key, if there is one."""

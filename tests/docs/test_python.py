@@ -169,6 +169,7 @@ def test_types_by_mypy(typed_pages: list[Path]) -> None:
     assert (0, "") == (finished.returncode, finished.stderr), finished.stdout
 
 
+@pytest.mark.long
 def test_types_by_pyright(typed_pages: list[Path]) -> None:
     """Nor has pyright, but for `await` outside of functions, which a reader may type into an async shell."""
     folder = typed_pages[0].parent

@@ -253,22 +253,35 @@ async def test_what_a_run_said_during_a_stall_is_not_written_down(
 
 
 async def freeze(running: Running, connection: asyncpg.Connection) -> None:
-    """Stops the daemon, when it has nothing on its way to Postgres."""
-    running.program.send_signal(signal.SIGSTOP)
+    """Stops the daemon, when it has nothing on its way to Postgres.
 
-    async def quiet() -> bool:
-        return not await connection.fetchval(
-            "select exists (select from pg_stat_activity where datname = current_database()"
-            " and application_name = 'slayq-server' and state <> 'idle')"
-        )
+    One that is stopped in the middle of a transaction, or of a message, would stay there: it goes on to the end of it,
+    and is stopped again.
+    """
 
-    await wait_until(quiet)
+    async def stopped_in_between() -> bool:
+        running.program.send_signal(signal.SIGSTOP)
+        await wait_until(lambda: connection.fetchval(_NONE_WORKS))
+        if await connection.fetchval(_ALL_IDLE):
+            return True
+        running.program.send_signal(signal.SIGCONT)
+        await wait_until(lambda: connection.fetchval(_ALL_IDLE))
+        return False
+
+    await wait_until(stopped_in_between)
+
+
+_SESSIONS = "pg_stat_activity where datname = current_database() and application_name = 'slayq-server'"
+_NONE_WORKS = (
+    f"select not exists (select from {_SESSIONS} and state = 'active' and wait_event is distinct from 'ClientRead')"
+)
+_ALL_IDLE = f"select not exists (select from {_SESSIONS} and state <> 'idle')"
 
 
 async def thaw_once_expired(running: Running, connection: asyncpg.Connection) -> None:
-    """Lets the daemon go on when the lease has run out by the database's clock, and some seconds more."""
+    """Lets the daemon go on when the lease has run out by the database's clock, and a second more."""
     await wait_until(
-        lambda: connection.fetchval("select clock_timestamp() > max(expires_at) + interval '3 s' from slayq.worker")
+        lambda: connection.fetchval("select clock_timestamp() > max(expires_at) + interval '1 s' from slayq.worker")
     )
     running.program.send_signal(signal.SIGCONT)
 

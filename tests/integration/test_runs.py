@@ -536,7 +536,7 @@ async def test_what_becomes_ready_in_a_drain_is_told_to_the_other_daemons(
     first.program.send_signal(signal.SIGTERM)
     await asyncio.sleep(1.5)  # the other one has looked round, and sits idle until its heartbeat, 5 s after its start
     draining.set()
-    await wait_until(lambda: len(app.requests) == 2, timeout=1.5)
+    await wait_until(lambda: len(app.requests) == 2, timeout=3.0)
     await output_of(connection, run)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.support.wait import wait_until
+from tests.support.warm import Forked, Nursery
 
 if TYPE_CHECKING:
     import signal
@@ -42,7 +43,8 @@ class Program:
     """`python -m slayq_server` with some arguments, running. Killed at the end of the `with` block if it still runs.
 
     `command` names another program than the server. `folder` receives what it prints and is its working directory.
-    `env` adds to a clean environment: none of the `SLAY_Q_` variables of whoever runs the tests reach it.
+    `env` adds to a clean environment: none of the `SLAY_Q_` variables of whoever runs the tests reach it. A daemon is
+    forked from a process that has imported all of it: see `warm`.
     """
 
     def __init__(
@@ -52,6 +54,12 @@ class Program:
         self.arguments = arguments
         self._stdout = folder / "stdout"
         self._stderr = folder / "stderr"
+        daemon = tuple(command) == SERVER and arguments[:1] == ("serve",)
+        nursery = Nursery.at_hand() if daemon else None
+        self._process: subprocess.Popen[bytes] | Forked
+        if nursery is not None:
+            self._process = nursery.start(arguments, _environment(env), folder, self._stdout, self._stderr)
+            return
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [*tied_to_us(), *command, *arguments],

@@ -59,7 +59,7 @@ class FakeStore:
 class Life:
     """A worker and what it told."""
 
-    def __init__(self, store: FakeStore) -> None:
+    def __init__(self, store: FakeStore, lease: float = LEASE, renew: float = RENEW) -> None:
         self.events: list[tuple[str, int, float]] = []
         self.changed = asyncio.Event()
         self.worker = Worker(
@@ -68,8 +68,8 @@ class Life:
             name="w",
             version="1",
             queues=["mail"],
-            lease=LEASE,
-            renew_every=RENEW,
+            lease=lease,
+            renew_every=renew,
             on_start=lambda worker: self._note("start", worker),
             on_heartbeat=lambda _: None,
             on_lost=lambda worker: self._note("lost", worker),
@@ -89,9 +89,9 @@ class Life:
 
 
 @asynccontextmanager
-async def living(store: FakeStore) -> AsyncIterator[Life]:
+async def living(store: FakeStore, lease: float = LEASE, renew: float = RENEW) -> AsyncIterator[Life]:
     """A worker that runs."""
-    life = Life(store)
+    life = Life(store, lease, renew)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(life.worker.run())
         await life.until("start")
@@ -164,6 +164,24 @@ async def test_failed_renewals_are_repeated_until_one_succeeds() -> None:
         await asyncio.sleep(30)
         assert [("start", 1, 0.0)] == life.events
         assert [0.0, 3.0, 4.0, 5.0, 6.0, 7.0, 10.0] == store.renewals[:7]
+
+
+@in_virtual_time
+async def test_of_a_short_lease_a_failed_renewal_is_repeated_sooner() -> None:
+    """So that a short outage leaves time for one before it is over."""
+    store = FakeStore()
+
+    async def away() -> Heartbeat:
+        raise DatabaseUnavailable("away")
+
+    async with living(store, lease=3.0, renew=0.75) as life:
+        await asyncio.sleep(0.8)
+        store.renew = away
+        await asyncio.sleep(1.1)
+        store.renew = store.held
+        await asyncio.sleep(10)
+        assert [("start", 1, 0.0)] == life.events
+        assert [0.0, 0.75, 1.5, 1.75, 2.0, 2.75] == store.renewals[:6]
 
 
 @in_virtual_time

@@ -96,6 +96,8 @@ class History:
     jobs: dict[str, Job] = field(default_factory=dict)
     windows: list[Window] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
+    followed: int = 0
+    """Redirects that somebody has followed."""
     app: list[Record] = field(default_factory=list)
     audit: list[Record] = field(default_factory=list)
     faults: list[Record] = field(default_factory=list)
@@ -107,11 +109,14 @@ class History:
     records: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
     """Every line about a job, by its id."""
 
-    def touched(self, start: float, end: float, kinds: Iterable[str] | None = None) -> bool:
-        """Whether a fault (of these kinds, or groups of kinds) was on at some time in between."""
+    def touched(self, start: float, end: float, kinds: Iterable[str] | None = None, *, at_least: float = 0.0) -> bool:
+        """Whether a fault (of these kinds, or groups of kinds) was on at some time in between.
+
+        `at_least`: each is taken to have lasted for so many seconds.
+        """
         chosen = None if kinds is None else tuple(kinds)
         return any(
-            window.on <= end and start <= window.off
+            window.on <= end and start <= max(window.off, window.on + at_least)
             for window in self.windows
             if chosen is None or window.kind.startswith(chosen)
         )
@@ -192,6 +197,8 @@ def _note_sent(history: History, record: Record) -> None:
 def _note_received(history: History, endpoint: list[Record]) -> None:
     ends = {record["seq"]: record for record in endpoint if record["what"] == "recv_end"}
     for record in endpoint:
+        if record["what"] == "recv_followed":
+            history.followed += 1
         if record["what"] != "recv_start":
             continue
         end = ends.get(record["seq"])

@@ -15,9 +15,9 @@ GONE_LAG = 0.6
 """Seconds within which the endpoint notices that its caller has closed the connection, on a busy machine."""
 SETTLES_WITHIN = 2.0
 """Seconds from an answer to its being written down, beyond a lease."""
-CAUSES = ("daemon_kill", "daemon_freeze", "pg_")
+CAUSES = ("daemon_kill", "daemon_freeze", "daemon_stall", "pg_")
 """Faults that may keep a success from being written down. Those of `http_` may keep its answer from arriving."""
-ZOMBIES = ("daemon_freeze", "http_")
+ZOMBIES = ("daemon_freeze", "daemon_stall", "http_")
 """Faults under which the endpoint cannot know that a delivery is over: its caller is frozen, or its wire is broken."""
 
 
@@ -37,6 +37,11 @@ def check(history: History) -> Iterator[Violation]:
 
 def _delivered(job: Job, dead: set[str]) -> Iterator[Violation]:
     if job.facts.get("cancels"):
+        return
+    if "tls" in job.facts.get("plan", ()):
+        # Nothing is there to see but its dead letter: see `_budget`.
+        if job.deliveries:
+            yield Violation("I2", "it was delivered to somebody whose certificate nobody vouches for", job.id)
         return
     if job.state == "ok" and not job.deliveries:
         yield Violation("I1", "it was taken and never delivered", job.id)
@@ -75,6 +80,8 @@ def _from_nowhere(history: History, dead: set[str]) -> Iterator[Violation]:
             yield Violation("I2", "it was delivered although its sender was told that it was not taken", delivery.id)
         elif _came_back(job, delivery, history):
             yield Violation("I2", "it was delivered after it was cancelled", delivery.id)
+    if history.followed:
+        yield Violation("I2", f"{history.followed} redirects were followed")
     for name in dead:
         if name not in history.jobs:
             yield Violation("I2", "a dead letter of a job that was never sent", name)
@@ -95,7 +102,8 @@ def _duplicates(job: Job, history: History) -> Iterator[Violation]:
             continue  # sent again
         settled = delivery.end + history.lease + SETTLES_WITHIN
         if not (
-            history.touched(delivery.start - 0.5, settled, CAUSES)
+            # A worker row that could not be renewed from its beginning on may run out a lease later.
+            history.touched(delivery.start - 0.5, settled, CAUSES, at_least=history.lease)
             or history.touched(delivery.start - 0.5, delivery.end + GONE_LAG, ("http_",))
         ):
             yield Violation(

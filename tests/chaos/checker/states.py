@@ -134,6 +134,23 @@ def _stopping(history: History) -> Iterator[Violation]:
             yield Violation("I11", f"daemon {record['name']} left {record['held']} jobs leased")
 
 
+def _held(history: History) -> Iterator[Violation]:
+    """While a transaction is open, nothing is cleaned up; deliveries may be slower then, but go on."""
+    for window in history.windows:
+        if not window.kind.startswith("vacuum_"):
+            continue
+        waits = [
+            job.deliveries[0].start - job.ok_at
+            for job in history.jobs.values()
+            if job.ok_at is not None
+            and window.on + CATCH_UP < job.invoked[0] < window.off
+            and job.deliveries
+            and job.facts.get("queue") == "mail"
+        ]
+        if len(waits) >= 10 and median(waits) > 2 * LATENCY:
+            yield Violation("I12", f"{median(waits):.2f} s from sending to delivery, beside an open transaction")
+
+
 def _life(history: History) -> Iterator[Violation]:
     left = history.final.get("left", [])
     if left:
@@ -147,6 +164,7 @@ def _life(history: History) -> Iterator[Violation]:
         ]
         if len(waits) >= 10 and median(waits) > LATENCY:
             yield Violation("I12", f"{median(waits):.2f} s from sending to delivery, after all faults")
+    yield from _held(history)
     lines = history.final.get("warnings", 0)
     allowed = 200 + LINES_PER_FAULT_SECOND * sum(
         min(window.off, 1e12) - window.on + history.lease for window in history.windows
