@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from slayq_server.engine.worker import Worker
     from slayq_server.model import LeasedJob
 
-_HOT_RATE = 100.0
+_HOT_RATE = 250.0
 """Words a second for one pool from which polling is cheaper for everybody."""
 _HOT_POLL = 0.005
 _HOT_LINGER = 0.25

@@ -169,9 +169,10 @@ class PlainClient:
         try:
             guard.check_address(connection.peer, target)
             body, headers = seal()
-            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            head = f"{lines}Content-Length: {len(body)}\r\n\r\n".encode("latin-1")
-            connection.send(place.head + head + body, limit, streaming=streaming)
+            head = f"Content-Length: {len(body)}\r\n"
+            for name, value in headers.items():
+                head += f"{name}: {value}\r\n"
+            connection.send(b"%b%b\r\n%b" % (place.head, head.encode("latin-1"), body), limit, streaming=streaming)
         except BaseException:
             self.done(connection)
             raise
@@ -184,16 +185,22 @@ class PlainClient:
             return
         loop = asyncio.get_running_loop()
         connection.idle_since = loop.time()
-        self._idle.setdefault(connection.key, []).append(connection)
+        idle = self._idle.get(connection.key)
+        if idle is None:
+            self._idle[connection.key] = [connection]
+        else:
+            idle.append(connection)
         if self._sweep is None:
             self._sweep = loop.call_later(self._keep_alive, self._close_idle)
 
     def _idle_one(self, place: Place) -> Connection | None:
         idle = self._idle.get((place.host, place.port))
+        if not idle:
+            return None
+        oldest = asyncio.get_running_loop().time() - self._keep_alive
         while idle:
             connection = idle.pop()
-            fresh = asyncio.get_running_loop().time() - connection.idle_since < self._keep_alive
-            if fresh and connection.reusable:
+            if connection.idle_since > oldest and connection.reusable:
                 return connection
             connection.abort()
         return None

@@ -29,7 +29,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def parse(json_text: str) -> Value:
 def text_of(value: Value) -> str:
     """Print a value, as `JSON.stringify` does: no spaces, all but the necessary raw."""
     try:
-        text = _ENCODER.encode(value)
+        text = _print(value)
     except (RecursionError, _NotPlainError):
         return _exact_text(value)
     return _exact_text(value) if has_lone_surrogate(text) else text
@@ -374,6 +374,18 @@ class _Encoder(json.JSONEncoder):
 
 _ENCODER = _Encoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _printer() -> Callable[[Value], str]:
+    """What `_ENCODER.encode` does, without the setting up that it does for each value, where there is a C encoder."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _ENCODER.encode
+    encode = make(None, _ENCODER.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    return lambda value: "".join(encode(value, 0))
+
+
+_print = _printer()
 
 
 def _exact_text(root: Value) -> str:
