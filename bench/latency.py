@@ -1,4 +1,7 @@
-"""Steady load: milliseconds from the commit of an add to the job's arrival at the endpoint."""
+"""Steady load: milliseconds from the commit of an add to the job's arrival at the endpoint.
+
+What a job costs is told, too: here it comes alone, and its add is part of it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.context import Case, Context, of
-from bench.driving import QUEUE, connected, paced, waits, worker
+from bench.driving import QUEUE, connected, paced, settled, waits, worker
+from bench.meters import cost
 
 if TYPE_CHECKING:
     from bench.sides import Side
@@ -22,13 +26,16 @@ PERCENTILES = ("p50", "p95", "p99", "max")
 async def latency(context: Context, side: Side, rate: int, connections: int) -> dict[str, float]:
     """One round."""
     jobs = max(20, int(rate * context.scale.latency_seconds))
-    async with worker(context, side, {QUEUE: CONCURRENCY}) as (url, _), contextlib.AsyncExitStack() as stack:
+    async with worker(context, side, {QUEUE: CONCURRENCY}) as (url, processes), contextlib.AsyncExitStack() as stack:
         adding = [await stack.enter_async_context(connected(url)) for _ in range(connections)]
+        before = await cost(context.cluster, adding[0], processes)
         committed = await paced(adding, side, [QUEUE], context.endpoint.url, range(jobs), rate)
         took = max(committed.values()) - min(committed.values())
         await context.endpoint.wait_for(jobs, timeout=60)
+        await settled(adding[0], side)
+        used = await cost(context.cluster, adding[0], processes) - before
     arrivals = context.endpoint.ask("arrivals")["arrivals"]
-    return {**waits(committed, arrivals), "added_per_second": (jobs - 1) / took}
+    return {**waits(committed, arrivals), "added_per_second": (jobs - 1) / took, **used.per_job(jobs)}
 
 
 async def run(context: Context) -> None:

@@ -249,9 +249,19 @@ def bloat(read: Reader) -> str:
     return table(["", ""], rows)
 
 
-PARTS: dict[str, Callable[[Reader], str]] = {
-    part.__name__: part for part in (machine, drain, latency, cost, idle, backlog, spread, daemons, runs, adds, bloat)
-}
+def sizing(read: Reader) -> str:
+    """Cores for a steady rate, and WAL."""
+    rows = []
+    for rate in RATES:
+        costs = read.measured["figures"].get(f"latency_{rate}", {})
+        cores = [costs.get(f"{whose}_cpu_seconds_per_1000", 0) / 1000 * rate for whose in ("worker", "postgres")]
+        gigabytes = costs.get("wal_bytes_per_job", 0) * rate * 86_400 / 1e9
+        rows.append([f"{rate:,}", *(f"{each:.2f}" for each in cores), number(gigabytes)])
+    return table(["jobs a second", "cores, daemon", "cores, Postgres", "WAL, GB a day"], rows)
+
+
+_ALL = (machine, drain, latency, cost, idle, backlog, spread, daemons, runs, adds, bloat, sizing)
+PARTS: dict[str, Callable[[Reader], str]] = {part.__name__: part for part in _ALL}
 
 
 def filled(text: str, measured: Measured) -> str:

@@ -17,10 +17,9 @@ _DIGITS = 4
 
 
 def rounded(value: float) -> float:
-    """With as many digits as count; whole numbers stay whole."""
-    if value == int(value):
-        return int(value)
-    return float(f"{value:.{_DIGITS}g}")
+    """With as many digits as count; a whole number as such."""
+    short = float(f"{value:.{_DIGITS}g}")
+    return int(short) if short == int(short) else short
 
 
 class Results:
