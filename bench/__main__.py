@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,10 @@ async def measure(chosen: dict[str, Case], scale: Scale, *, with_rival: bool) ->
             context = Context(cluster, endpoint, {side.name: side for side in sides}, scale, results)
             for name, case in chosen.items():
                 begun = time.monotonic()
-                await case.run(context)
+                try:
+                    await case.run(context)
+                except Exception:  # the others have taken long, too: what is missing is told at the end
+                    traceback.print_exc()
                 results.seconds[name] = round(time.monotonic() - begun, 1)
                 print(f"  ({name}: {results.seconds[name]:.0f} s)", flush=True)
             results.machine["load_after"] = round(os.getloadavg()[0], 1)
@@ -146,9 +150,20 @@ def main() -> None:
     missing = results.missing(*names(chosen, scale, rival=args.rival))
     if missing:
         raise SystemExit(f"not measured: {', '.join(missing)}")
-    if scale.name == "full" and args.only is None and args.rival:
-        results.write(FULL)
-        render()
+    if scale.name == "full" and args.rival:
+        keep(results)
+
+
+def keep(results: Results) -> None:
+    """Makes the page of a full run. One of some cases alone leaves the others as the last full run had them."""
+    earlier = json.loads(FULL.read_text()) if FULL.exists() else {}
+    if earlier.get("scale") == results.scale:
+        results.complete_with(earlier)
+    missing = results.missing(*names(CASES, SCALES[results.scale]))
+    if missing:
+        raise SystemExit(f"the page stays as it is: it needs all cases, and has no {', '.join(missing)}")
+    results.write(FULL)
+    render()
 
 
 if __name__ == "__main__":

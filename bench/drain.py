@@ -51,7 +51,7 @@ async def run(context: Context) -> None:
         name = f"drain_c{concurrency}"
         await _drains(context, name, concurrency, scale.drain_jobs, scale.rounds, ("ours", *RIVALS))
     for concurrency in CONCURRENCIES if scale.long_drain_jobs else ():
-        rounds = scale.rounds if concurrency == 50 else 1
+        rounds = min(2, scale.rounds) if concurrency == 50 else 1
         name = f"drain_100k_c{concurrency}"
         await _drains(context, name, concurrency, scale.long_drain_jobs, rounds, ("ours", "undici"))
 

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 CONCURRENCY = 50
 RATES = {20: 1, 200: 2, 1_000: 8}
 """Jobs a second, and the connections that add them: one client must not be the bottleneck."""
+STEADY = 100
+"""Below this rate a round has few jobs, so it is longer, and there are more of them."""
 SIDES = ("ours", "undici")
 PERCENTILES = ("p50", "p95", "p99", "max")
 
 
 async def latency(context: Context, side: Side, rate: int, connections: int) -> dict[str, float]:
     """One round."""
-    jobs = max(20, int(rate * context.scale.latency_seconds))
+    seconds = context.scale.steady_seconds if rate < STEADY else context.scale.latency_seconds
+    jobs = max(20, int(rate * seconds))
     async with worker(context, side, {QUEUE: CONCURRENCY}) as (url, processes), contextlib.AsyncExitStack() as stack:
         adding = [await stack.enter_async_context(connected(url)) for _ in range(connections)]
         before = await cost(context.cluster, adding[0], processes)
@@ -43,7 +46,7 @@ async def run(context: Context) -> None:
     for rate, connections in RATES.items():
         name = f"latency_{rate}"
         await context.in_turn(
-            context.scale.steady_rounds if rate < 100 else context.scale.rounds,
+            context.scale.steady_rounds if rate < STEADY else context.scale.rounds,
             {
                 of(name, side.name): (
                     f"Latency at {rate} jobs a second: {side.title}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ from bench.backlog import BACKLOGS, STEPS
 from bench.context import of
 from bench.drain import CONCURRENCIES
 from bench.latency import RATES
+
+# It puts a finder of its own kind of plugin among Python's, which has no `find_spec`: with that there, each import of
+# what does not exist warns, in whatever else this process does.
+sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 if TYPE_CHECKING:
     from collections.abc import Callable

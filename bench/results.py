@@ -68,6 +68,11 @@ class Results:
             name for name in figures if name not in self.figures
         ]
 
+    def complete_with(self, earlier: Mapping[str, Any]) -> None:
+        """Takes over what an earlier run of other cases has measured."""
+        for name in ("ratios", "figures", "spreads", "series", "seconds"):
+            setattr(self, name, {**earlier[name], **getattr(self, name)})
+
     def show_ratios(self) -> None:
         """Prints them."""
         print("\nRatios: ours to theirs, full to empty, with to without")

@@ -18,6 +18,8 @@ class Scale:
     drain_jobs: int
     long_drain_jobs: int
     """Of the drains named 100k; 0: left out."""
+    steady_seconds: float
+    """Of the latency at a low rate."""
     latency_seconds: float
     idle_settle_seconds: float
     """After which a daemon has done what a start needs."""
@@ -37,20 +39,21 @@ class Scale:
 FULL = Scale(
     name="full",
     rounds=3,
-    steady_rounds=5,
+    steady_rounds=4,
     ceiling_seconds=1.5,
     drain_jobs=10_000,
     long_drain_jobs=100_000,
-    latency_seconds=10,
-    idle_settle_seconds=15,
-    idle_seconds=60,
+    steady_seconds=10,
+    latency_seconds=6,
+    idle_settle_seconds=12,
+    idle_seconds=45,
     parked=(100_000, 1_000_000),
     blocked=100_000,
     backlog_rounds=500,
-    spread_seconds=8,
-    daemon_jobs=20_000,
+    spread_seconds=6,
+    daemon_jobs=10_000,
     steps=10_000,
-    add_seconds=4,
+    add_seconds=3,
     bloat_jobs=1_000_000,
 )
 QUICK = Scale(
@@ -60,14 +63,15 @@ QUICK = Scale(
     ceiling_seconds=0.5,
     drain_jobs=10_000,
     long_drain_jobs=0,
-    latency_seconds=4,
+    steady_seconds=5,
+    latency_seconds=3,
     idle_settle_seconds=12,
     idle_seconds=15,
     parked=(20_000, 100_000),
     blocked=20_000,
     backlog_rounds=200,
     spread_seconds=3,
-    daemon_jobs=10_000,
+    daemon_jobs=5_000,
     steps=3_000,
     add_seconds=1.5,
     bloat_jobs=50_000,
@@ -79,7 +83,8 @@ SMOKE = Scale(
     ceiling_seconds=0.1,
     drain_jobs=300,
     long_drain_jobs=600,
-    latency_seconds=0.5,
+    steady_seconds=0.5,
+    latency_seconds=0.3,
     idle_settle_seconds=0.5,
     idle_seconds=1,
     parked=(100, 1_000),
