@@ -13,8 +13,8 @@
 --   C  Of the jobs of one serial queue at most one is a head: ready, leased, or (strict queues) waiting for its retry.
 --      Column holds marks it, a unique index enforces it; only functions that hold the lane's advisory lock set it.
 --   D  Only what is ready is in the lease index: parked, blocked and dead jobs cost a lease nothing.
---   E  Daemons never wait for a row that somebody else has locked (skip locked everywhere), so that a caller's long
---      transaction holds up its own job alone.
+--   E  Daemons never wait for a row that somebody else has locked (skip locked everywhere; where Postgres waits in
+--      spite of that, not for long: slayq._impatient_1), so that a caller's long transaction holds up its own job alone.
 
 create schema if not exists slayq;
 

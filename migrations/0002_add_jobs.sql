@@ -235,6 +235,16 @@ begin
 end
 $$;
 
+-- For statements of daemons that lock rows with `skip locked`: true, and from here on their transaction gives up a lock
+-- that it does not get soon. Such a statement waits all the same in one case: a row was free again just as it was tried,
+-- and by then its next version is locked. Daemons hold other rows meanwhile, so a caller that adds several keys could
+-- wait for the daemon in turn. That circle is broken here, before Postgres looks for one (deadlock_timeout, 1 s) and may
+-- make the caller fail; the daemon just tries again.
+create function slayq._impatient_1() returns boolean
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+    select set_config('lock_timeout', '100ms', true) is not null
+$$;
+
 -- The words in a setting of this transaction (the text of a text[]); none where it is not set.
 create function slayq._words_1(setting text) returns text[]
 language sql stable as $$

@@ -196,6 +196,7 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqsc
 declare
     orphan slayq.job;
 begin
+    perform slayq._impatient_1();
     update slayq.slot set worker_id = null
     where slot.worker_id is not null
         and not exists (select from slayq.worker w where w.id = slot.worker_id and w.expires_at > now());

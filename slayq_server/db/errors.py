@@ -37,6 +37,7 @@ _REASONS = {
     "53100": "disk_full",
     "53200": "out_of_memory",
     "53300": "too_many_connections",
+    "55P03": "locked",
     "57014": "timeout",  # by the server's own clock, which has the same limit
     "57P01": "shutting_down",
     "57P02": "shutting_down",

@@ -16,7 +16,7 @@ candidate as materialized (
     cross join lateral (
         select j.id, j.priority, j.run_at
         from slayq.job j
-        where j.state = 'ready' and j.queue = served.queue
+        where (select slayq._impatient_1()) and j.state = 'ready' and j.queue = served.queue
             and ($5::text[] is null or j.flags is null or not j.flags && $5)
         order by j.priority, j.run_at, j.id
         limit served.free

@@ -24,7 +24,7 @@ lane as materialized (
 ),
 due as materialized (
     select j.id from slayq.job j
-    where j.state = 'scheduled' and j.run_at <= statement_timestamp()
+    where (select slayq._impatient_1()) and j.state = 'scheduled' and j.run_at <= statement_timestamp()
         and (j.serial_queue is null or j.serial_queue = any ((select names from lane)::text[]))
     order by j.run_at, j.id
     limit $1

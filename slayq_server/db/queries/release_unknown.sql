@@ -3,7 +3,7 @@
 with unknown as materialized (
     select j.id, j.superseded or j.cancelled as dropped
     from slayq.job j
-    where j.state = 'leased' and j.worker_id = $1 and not j.id = any ($2)
+    where (select slayq._impatient_1()) and j.state = 'leased' and j.worker_id = $1 and not j.id = any ($2)
     for update skip locked
 ),
 dropped as (

@@ -9,7 +9,7 @@ with outcome as (
 held as materialized (
     select j.id, j.lease, j.superseded or j.cancelled as dropped
     from slayq.job j
-    where j.id = any ($2) and j.worker_id = $1
+    where j.id = any ($2) and j.worker_id = $1 and (select slayq._impatient_1())
     order by j.id
     for update skip locked
 ),
