@@ -49,8 +49,10 @@ class App:
 
     def __exit__(self, *exc: object) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(10)
+        self._process.stdout.close()
 
 
 async def runs(context: Context, number: int, steps: int) -> dict[str, float]:
