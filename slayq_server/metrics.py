@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from prometheus_client.metrics_core import Metric
+
 __all__ = ["Metrics", "Snapshot"]
 
 _Family = TypeVar("_Family", Counter, Gauge)
@@ -435,6 +437,10 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         """Observe how much later than asked the event loop woke a timer."""
         self._loop_lag.observe(max(seconds, 0.0))
+
+    def families(self) -> list[Metric]:
+        """All series as they are now, to be put together with those of other processes. Touches memory only."""
+        return list(self._registry.collect())
 
     def render(self) -> bytes:
         """All series in Prometheus's text format, to be served as `content_type`. Touches memory only."""

@@ -201,6 +201,8 @@ class Switchboard:
         self._scheduler.replace(plan.schedules)
         self._upkeep = Upkeep(
             self.store,
+            clock,
+            beats_every=config.worker.renew,
             on_snapshot=self._snapshot,
             on_error=on_error,
             done_kept=config.retention.done,
@@ -231,8 +233,7 @@ class Switchboard:
             self._promoter.run(),
             self._scheduler.run(),
             self._cancellations.run(),
-            self._upkeep.run_snapshots(),
-            self._upkeep.run_pruning(),
+            self._upkeep.run(),
         ]
         if self._listens:
             loops.append(self._listener.run())
@@ -308,6 +309,7 @@ class Switchboard:
             self._promoter.reap()
         if heartbeat.blocked:
             self._promoter.sweep()
+        self._upkeep.beat()
 
     def _apply_pauses(self, paused: frozenset[str]) -> None:
         resumed = self.pools.set_paused(paused)
