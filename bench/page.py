@@ -206,6 +206,7 @@ def daemons(read: Reader) -> str:
         ]
         for count in COUNTS
     ]
+    rows.append(["`--processes 2`", read.figure("processes_2", figure), NONE, NONE])
     return table(["workers", "slayq-server", "Graphile Worker, undici", "to undici"], rows)
 
 

@@ -96,13 +96,14 @@ async def fresh_database(cluster: Cluster, name: str) -> str:
 class Daemon:
     """`slayq-server` in a process of its own."""
 
-    def __init__(self, url: str, config: dict[str, Any]) -> None:
+    def __init__(self, url: str, config: dict[str, Any], processes: int = 1) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="slayq-bench-")
         path = Path(self._folder.name) / "slay-config.json"
         path.write_text(json.dumps({**config, "http": {"port": 0}}))
         self._log = (Path(self._folder.name) / "log").open("w+")
+        options = ["--log-format", "json", *(["--processes", str(processes)] if processes > 1 else [])]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "slayq_server", "serve", str(path), "--log-format", "json"],
+            [sys.executable, "-m", "slayq_server", "serve", str(path), *options],
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "SLAY_Q_DATABASE_URL": url, "SLAY_Q_SECRET": SECRET, "SLAY_Q_LOG_LEVEL": "warning"},
@@ -126,15 +127,15 @@ class Daemon:
 
 
 @contextlib.asynccontextmanager
-async def daemon(url: str, config: dict[str, Any]) -> AsyncIterator[Daemon]:
-    """A daemon that has registered as a worker."""
-    running = Daemon(url, config)
+async def daemon(url: str, config: dict[str, Any], processes: int = 1) -> AsyncIterator[Daemon]:
+    """A daemon that has registered as a worker, or several behind one port, which all have."""
+    running = Daemon(url, config, processes)
     try:
         connection = await asyncpg.connect(url)
         try:
             workers = "select count(*) from slayq.worker where expires_at > now()"
             before, deadline = await connection.fetchval(workers), time.monotonic() + 60
-            while await connection.fetchval(workers) <= before:
+            while await connection.fetchval(workers) < before + processes:
                 if time.monotonic() > deadline or not running.process.is_running():
                     raise RuntimeError(f"the daemon did not start:\n{running.log()}")
                 await asyncio.sleep(0.01)

@@ -59,6 +59,11 @@ class Ours(Side):
     left = "select exists (select from slayq.job)"
     table = "slayq.job"
 
+    def __init__(self, processes: int = 1) -> None:
+        self._processes = processes
+        if processes > 1:
+            self.title = f"slayq-server --processes {processes}"
+
     async def database(self, cluster: Cluster) -> str:
         return await fresh_database(cluster, "bench_ours")
 
@@ -68,5 +73,5 @@ class Ours(Side):
             "queues": {name: {"concurrency": concurrency} for name, concurrency in queues.items()},
             "callbacks": {"allow": [endpoint.origin]},
         }
-        async with daemon(url, config) as started:
+        async with daemon(url, config, self._processes) as started:
             yield started.process
