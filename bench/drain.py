@@ -74,7 +74,7 @@ async def _drains(
             context.results.ratio(f"{name}_{label}vs_{way}", name, of(name, way), figure)
 
 
-_NAMES = [(f"drain_c{each}", RIVALS) for each in CONCURRENCIES]
+_NAMES: list[tuple[str, tuple[str, ...]]] = [(f"drain_c{each}", RIVALS) for each in CONCURRENCIES]
 _NAMES += [(f"drain_100k_c{each}", ("undici",)) for each in CONCURRENCIES]
 CASE = Case(
     "drain",

@@ -57,7 +57,7 @@ class Endpoint:
                 return found
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{found[what]} of {count} jobs arrived within {timeout:g} s")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
     def close(self) -> None:
         """Ends the process."""
