@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from bench.context import Case, Context, of
-from bench.drain import drain
+from bench.drain import warm_drain
 
 COUNTS = (1, 2, 4)
 SIDES = ("ours", "undici")
@@ -21,7 +21,7 @@ async def run(context: Context) -> None:
         {
             of(f"daemons_{count}", side.name): (
                 f"Drain of {jobs:,} jobs by {count} with concurrency {CONCURRENCY}: {side.title}",
-                partial(drain, context, side, CONCURRENCY, jobs, count),
+                partial(warm_drain, context, side, CONCURRENCY, jobs, count),
             )
             for count in COUNTS
             for side in context.chosen(*SIDES)
