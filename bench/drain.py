@@ -3,8 +3,9 @@
 The CPU is counted from the first arrival on, for either side: no start of a process and no adding is in it. Commits and
 WAL are counted from before the start, as a whole batch has been leased by the time that its first job arrives.
 
-Node's compiler takes tens of thousands of jobs to be done with its work, so there are two more kinds. The long drains show both sides in their stride. In a warm drain the worker has delivered something before, and
-the jobs, added in one transaction, all become visible at once; what is measured begins with that commit.
+Node's compiler takes tens of thousands of jobs to be done with its work, so there are two more kinds. The long drains
+show both sides in their stride. In a warm drain the worker has delivered something before, and the jobs, added in one
+transaction, all become visible at once; what is measured begins with that commit.
 """
 
 from __future__ import annotations
