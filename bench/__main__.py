@@ -84,6 +84,7 @@ async def measure(chosen: dict[str, Case], scale: Scale, *, with_rival: bool) ->
             results = Results(scale.name, here)
             context = Context(cluster, endpoint, {side.name: side for side in sides}, scale, results)
             for name, case in chosen.items():
+                print(f"\n== {name}", flush=True)
                 begun = time.monotonic()
                 try:
                     await case.run(context)

@@ -91,8 +91,8 @@ async def bloat(context: Context, side: Side) -> Watch:
                         if held
                         else "rollback"
                     )
-                if time.monotonic() > begun + 900:
-                    raise TimeoutError(f"{part:.0%} were delivered within 15 minutes")
+                if time.monotonic() > begun + 1_800:
+                    raise TimeoutError(f"{part:.0%} were delivered within half an hour")
                 await asyncio.sleep(_EVERY if jobs > 10_000 else 0)
             await settled(connection, side)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from bench.context import Case, Context, of
-from bench.drain import drain
+from bench.drain import warm_drain
 from bench.sides import Ours
 
 COUNTS = (1, 2, 4)
@@ -23,7 +23,7 @@ async def run(context: Context) -> None:
         {
             of(f"daemons_{count}", side.name): (
                 f"Drain of {jobs:,} jobs by {count} with concurrency {CONCURRENCY}: {side.title}",
-                partial(drain, context, side, CONCURRENCY, jobs, count),
+                partial(warm_drain, context, side, CONCURRENCY, jobs, count),
             )
             for count in COUNTS
             for side in context.chosen(*SIDES)
@@ -31,7 +31,7 @@ async def run(context: Context) -> None:
         | {
             "processes_2": (
                 f"Drain of {jobs:,} jobs by one server with concurrency {2 * CONCURRENCY}: {pair.title}",
-                partial(drain, context, pair, 2 * CONCURRENCY, jobs),
+                partial(warm_drain, context, pair, 2 * CONCURRENCY, jobs),
             )
         },
     )

@@ -10,7 +10,7 @@ from bench.adds import CLIENTS, STATES
 from bench.backlog import BACKLOGS, STEPS
 from bench.context import of
 from bench.daemons import COUNTS
-from bench.drain import CONCURRENCIES
+from bench.drain import COMPARED, CONCURRENCIES
 from bench.latency import RATES
 from bench.runs import STEPS as RUN_STEPS
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 _PART = re.compile(r"(<!-- begin (?P<name>[a-z]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
 NONE = "–"
+NAMES = ("slayq-server", "Graphile Worker, fetch", "Graphile Worker, undici")
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -84,22 +85,14 @@ def machine(read: Reader) -> str:
 def drain(read: Reader) -> str:
     """Deliveries a second."""
     figure = "deliveries_per_second"
+    kinds = [("10,000, just started", f"drain_c{each}", each) for each in CONCURRENCIES]
+    kinds += [("10,000, warm", "drain_warm_c50", 50)]
+    kinds += [("100,000", f"drain_100k_c{each}", each) for each in CONCURRENCIES]
     rows = []
-    for jobs, prefix in (("10,000", "drain"), ("100,000", "drain_100k")):
-        for each in CONCURRENCIES:
-            name = f"{prefix}_c{each}"
-            sides = [read.figure(of(name, side), figure) for side in ("ours", "fetch", "undici")]
-            rows.append([jobs, str(each), *sides, *(read.ratio(f"{name}_vs_{way}") for way in ("fetch", "undici"))])
-    heads = [
-        "jobs",
-        "concurrency",
-        "slayq-server",
-        "Graphile Worker, fetch",
-        "Graphile Worker, undici",
-        "to fetch",
-        "to undici",
-    ]
-    return table(heads, rows)
+    for what, name, concurrency in kinds:
+        sides = [read.figure(of(name, side), figure) for side in ("ours", "fetch", "undici")]
+        rows.append([what, str(concurrency), *sides, *(read.ratio(f"{name}_vs_{way}") for way in ("fetch", "undici"))])
+    return table(["jobs", "concurrency", *NAMES, "to fetch", "to undici"], rows)
 
 
 def latency(read: Reader) -> str:
@@ -119,25 +112,23 @@ def latency(read: Reader) -> str:
 def cost(read: Reader) -> str:
     """What 1,000 jobs cost."""
     wanted = {
-        "worker_cpu_seconds_per_1000": "CPU seconds of the worker, 1,000 jobs",
-        "postgres_cpu_seconds_per_1000": "CPU seconds of Postgres, 1,000 jobs",
-        "cpu_seconds_per_1000": "both",
-        "commits_per_job": "transactions that write, a job",
-        "wal_bytes_per_job": "bytes of WAL, a job",
+        "worker_cpu_": "CPU seconds of the worker, 1,000 jobs",
+        "postgres_cpu_": "CPU seconds of Postgres, 1,000 jobs",
+        "cpu_": "both",
+        "commits_": "transactions that write, a job",
+        "wal_": "bytes of WAL, a job",
     }
-    labels = {"worker_cpu_seconds_per_1000": "worker_cpu_", "postgres_cpu_seconds_per_1000": "postgres_cpu_",
-              "cpu_seconds_per_1000": "cpu_", "commits_per_job": "commits_", "wal_bytes_per_job": "wal_"}  # fmt: skip
     rows = [
         [
+            jobs,
             what,
-            *(read.figure(of("drain_c50", side), figure) for side in ("ours", "fetch", "undici")),
-            *(read.ratio(f"drain_c50_{labels[figure]}vs_{way}") for way in ("fetch", "undici")),
+            *(read.figure(of(name, side), COMPARED[label]) for side in ("ours", "fetch", "undici")),
+            *(read.ratio(f"{name}_{label}vs_{way}") for way in ("fetch", "undici")),
         ]
-        for figure, what in wanted.items()
+        for jobs, name in (("10,000", "drain_c50"), ("100,000", "drain_100k_c50"))
+        for label, what in wanted.items()
     ]
-    return table(
-        ["", "slayq-server", "Graphile Worker, fetch", "Graphile Worker, undici", "to fetch", "to undici"], rows
-    )
+    return table(["jobs", "", *NAMES, "to fetch", "to undici"], rows)
 
 
 def idle(read: Reader) -> str:

@@ -48,8 +48,8 @@ class Endpoint:
             found: dict[str, Any] = json.load(answer)
             return found
 
-    async def wait_for(self, count: int, timeout: float, what: str = "count") -> dict[str, Any]:
-        """Returns when so many different jobs have arrived, or so many answers are `held`."""
+    async def wait_for(self, count: int, timeout: float, what: str = "count", every: float = 0.05) -> dict[str, Any]:
+        """Returns when so many different jobs have arrived, or so many answers are `held`; looks every so often."""
         deadline = time.monotonic() + timeout
         while True:
             found = await asyncio.to_thread(self.ask, "count")
@@ -57,7 +57,7 @@ class Endpoint:
                 return found
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{found[what]} of {count} jobs arrived within {timeout:g} s")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(every)
 
     def close(self) -> None:
         """Ends the process."""
