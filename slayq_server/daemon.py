@@ -184,6 +184,12 @@ class Daemon:
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
 
+    async def abandon(self) -> None:
+        """Ends at once, and leaves the address to a server that may be starting already."""
+        await self._http.stop_listening()
+        self.stop()
+        self.stop()
+
     async def _patiently(self, waiting: Coroutine[Any, Any, None], seconds: float | None) -> bool:
         """Awaits for so long, or until a (further) signal; whether it came to its end."""
         try:
@@ -287,7 +293,9 @@ class Daemon:
             _log.warning("worker_not_retired", error_type=type(error).__name__)
 
     async def _deliveries_end(self) -> None:
+        self._engine.give_back_ahead()
         await self._engine.leaser.stop()
+        self._engine.give_back_ahead()  # a lease was on its way
         await self._engine.dispatcher.drained()
 
     def reload(self) -> None:

@@ -10,7 +10,6 @@ this process stops: at once, since nobody would start it again, count it, or pas
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import pickle
 import signal
@@ -33,7 +32,7 @@ from slayq_server.loop import run_fast
 if TYPE_CHECKING:
     from slayq_server.orders import Orders, Reply
 
-_SUPERVISOR_ANSWERS: Final = 5.0
+_SUPERVISOR_ANSWERS: Final = 2.5
 """Seconds within which the supervisor answers, who waits for the other processes for less."""
 _SUPERVISOR_STARTS: Final = 30.0
 """The same at the start, where a reload may come in between."""
@@ -151,13 +150,11 @@ class _Notifier:
 def _watch(lifeline: int, loop: asyncio.AbstractEventLoop, daemon: Daemon) -> None:
     """Ends this process after the supervisor's end. In a thread, since the event loop may stand still."""
     os.read(lifeline, 1)
-
-    def stop() -> None:
-        daemon.stop()
-        daemon.stop()  # hurried
-
-    with contextlib.suppress(RuntimeError):  # the loop has ended already
-        loop.call_soon_threadsafe(stop)
+    abandoning = daemon.abandon()
+    try:
+        asyncio.run_coroutine_threadsafe(abandoning, loop)
+    except RuntimeError:  # the loop has ended already
+        abandoning.close()
     time.sleep(_ORPHAN_ENDS)
     os._exit(_ORPHANED)
 

@@ -27,8 +27,9 @@ _CLOSE = 2.0
 
 # With tiny or stale statistics the planner may read a whole table for a statement that is to touch fifty rows, and a
 # prepared statement keeps such a plan; no statement of ours is better off with a sequential scan. JIT never pays here;
-# it is kept off by its cost, because the driver switches `jit` itself off and on when it looks up a type.
-_PLANS = {"enable_seqscan": "off", "jit_above_cost": "-1"}
+# it is kept off by its cost, because the driver switches `jit` itself off and on when it looks up a type. Plans do not
+# depend on the arguments, so a prepared statement is planned once: to plan a lease takes longer than to run it.
+_PLANS = {"enable_seqscan": "off", "jit_above_cost": "-1", "plan_cache_mode": "force_generic_plan"}
 
 
 class _Connection(asyncpg.Connection):

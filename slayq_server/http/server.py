@@ -177,6 +177,11 @@ class HttpServer:
         if runner is not None:
             await runner.cleanup()
 
+    async def stop_listening(self) -> None:
+        """Give the address up; connections that there are go on until `close`."""
+        for site in list(self._runner.sites) if self._runner is not None else ():
+            await site.stop()
+
     def _sites(self, runner: web.AppRunner) -> list[web.BaseSite]:
         if self._sockets:
             return [web.SockSite(runner, each) for each in self._sockets]

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -259,6 +260,26 @@ async def test_a_reload_reaches_all_and_a_bad_file_none(
 def with_limit(daemons: Daemons, limit: int) -> str:
     """The configuration with another limit for mail."""
     return json.dumps(daemons.config(queues={**QUEUES, "mail": {"concurrency": limit}}))
+
+
+async def test_the_service_manager_hears_of_one_server(daemons: Daemons, tmp_path: Path) -> None:
+    """That it is ready, once; that it lives; that it stops: from the supervisor alone, which is the main process."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        manager.settimeout(START)
+        running = await start(daemons, env={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        running.program.terminate()
+        assert 0 == await running.program.wait(30.0)
+        heard: list[bytes] = []
+        senders: set[int] = set()
+        while b"STOPPING=1" not in heard:
+            said, ancillary, _, _ = manager.recvmsg(100, 100)
+            heard.append(said)
+            senders.add(int.from_bytes(ancillary[0][2][:4], sys.byteorder))
+    assert {running.program.pid} == senders
+    assert 1 == heard.count(b"READY=1")
+    assert b"WATCHDOG=1" in heard
 
 
 async def test_a_port_that_is_taken_is_told_at_once(daemons: Daemons) -> None:

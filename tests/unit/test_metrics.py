@@ -219,7 +219,10 @@ RECORDED: dict[str, tuple[Callable[[Metrics], object], dict[str, float]]] = {
         {"slayq_job_wait_seconds_count{queue=mail}": 1, "slayq_job_wait_seconds_sum{queue=mail}": 0.5},
     ),
     "job_wait, clock set back": (lambda m: m.job_wait("mail", -3.0), {"slayq_job_wait_seconds_count{queue=mail}": 1}),
-    "in_flight": (lambda m: m.in_flight("mail", 4), {"slayq_queue_in_flight{queue=mail}": 4}),
+    "watch_in_flight": (
+        lambda m: m.watch_in_flight(lambda: [("mail", 4)]),
+        {"slayq_queue_in_flight{queue=mail}": 4},
+    ),
     "concurrency_limit": (lambda m: m.concurrency_limit("mail", 10), {"slayq_queue_concurrency_limit{queue=mail}": 10}),
     "paused": (lambda m: m.paused("mail", True), {"slayq_queue_paused{queue=mail}": 1}),
     "waits_expired": (lambda m: m.waits_expired("event", 2), {"slayq_waits_expired_total{kind=event}": 2}),
