@@ -85,8 +85,16 @@ docs: $(READY) ## Build the documentation as HTML, in build/docs; a warning is a
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet --fresh-env docs build/docs $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## Measure deliveries per second, CPU per job and latency on this machine
+bench: $(READY) ## Measure deliveries per second, CPU per job and latency on this machine, beside Graphile Worker (a few minutes)
 	$(BIN)/python -m bench $(ARGS)
+
+.PHONY: bench-full
+bench-full: $(READY) ## Measure everything, at full size, and write docs/performance.md anew: on a machine that does nothing else
+	$(BIN)/python -m bench --scale full $(ARGS)
+
+.PHONY: bench-smoke
+bench-smoke: $(READY) ## See that every case of the benchmark works, in miniature
+	$(BIN)/python -m bench --scale smoke --output bench/results/smoke.json $(ARGS)
 
 .PHONY: lock
 lock: | $(BIN)/python ## Bring uv.lock and requirements.lock in line with pyproject.toml (ARGS=--upgrade: newest versions)

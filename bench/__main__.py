@@ -1,261 +1,171 @@
 """`make bench`: what a delivery costs on this machine, beside what it costs Graphile Worker.
 
-    python -m bench [--jobs 10000] [--rounds 3] [--concurrency 10] [--idle-seconds 30] [--only backlog] [--no-rival]
+    python -m bench [--scale quick] [--only drain latency] [--no-rival] [--output FILE]
 
-Prints a table, and writes bench/results/latest.json. Absolute figures drift with the machine; the ratios are of medians
-of rounds that were taken in turn, in this one run. The rival is measured in two ways: see `rival`.
+Prints each case, and writes bench/results/latest.json. Absolute figures drift with the machine; the ratios are of
+medians of rounds that were taken in turn, in this one run. `make bench-full` also writes what docs/performance.md is
+made of; `python -m bench --render` makes the page and its pictures of that file again.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
+import datetime
 import json
-import statistics
+import os
+import platform
+import subprocess
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+import uvloop
 
-from bench.backlog import backlog
-from bench.rig import Endpoint, add_jobs, cost, daemon, fresh_database, postgres
-from bench.rival import WAYS, Rival
-from bench.runs import runs
+from bench import adds, backlog, bloat, ceiling, daemons, drain, idle, latency, runs, spread
+from bench.context import RIVALS, Case, Context
+from bench.page import PAGE, filled
+from bench.plots import FOLDER, drawn
+from bench.results import Results
+from bench.rig import Endpoint, postgres
+from bench.rival import rivals
+from bench.scale import SCALES, Scale
+from bench.sides import Ours
 
 if TYPE_CHECKING:
-    from slayq_server.dev.cluster import Cluster
+    from bench.sides import Side
 
-COMPARED = {
-    "deliveries_per_second": "",
-    "daemon_cpu_seconds_per_1000": "cpu_",
-    "postgres_cpu_seconds_per_1000": "postgres_",
-    "p50_ms": "p50_",
-    "p99_ms": "p99_",
+CASES: dict[str, Case] = {
+    case.name: case
+    for case in (
+        ceiling.CASE,
+        drain.CASE,
+        latency.CASE,
+        idle.CASE,
+        backlog.CASE,
+        spread.CASE,
+        daemons.CASE,
+        runs.CASE,
+        adds.CASE,
+        bloat.CASE,
+    )
 }
-"""The figures of which ratios are taken, and what tells them apart in the ratios' names."""
-RIVALLED = {"drain", "latency"}
-CASES = ["drain", "latency", "runs", "backlog", "idle"]
-RESULTS = Path(__file__).parent / "results" / "latest.json"
+RESULTS = Path(__file__).parent / "results"
+LATEST = RESULTS / "latest.json"
+FULL = RESULTS / "full.json"
+"""Of the last full run: what the page and its pictures are made of."""
 
 
-def config(endpoint: Endpoint, concurrency: int, queues: int = 1) -> dict[str, Any]:
-    """A configuration with one queue that is used, and more that sit idle."""
-    names = ["bench", *(f"idle{number}" for number in range(1, queues))]
-    return {
-        "queues": {name: {"concurrency": concurrency} for name in names},
-        "callbacks": {"allow": [f"http://127.0.0.1:{endpoint.port}"]},
-    }
+def names(cases: dict[str, Case], scale: Scale, *, rival: bool = True) -> tuple[list[str], list[str]]:
+    """The ratios and the figures that these cases have."""
+
+    def kept(name: str) -> bool:
+        if not rival and any(f"_{way}" in name for way in RIVALS):
+            return False
+        return bool(scale.long_drain_jobs) or not name.startswith("drain_100k")
+
+    return (
+        [name for case in cases.values() for name in case.ratios if kept(name)],
+        [name for case in cases.values() for name in case.figures if kept(name)],
+    )
 
 
-async def drain(cluster: Cluster, endpoint: Endpoint, concurrency: int, jobs: int) -> dict[str, float]:
-    """`jobs` no-op jobs wait before the daemon starts; from the first arrival to the last."""
-    endpoint.ask("reset")
-    url = await fresh_database(cluster, "bench_drain")
-    await add_jobs(url, endpoint.url, 0, jobs)
-    before = cost(cluster, None)
-    async with daemon(url, config(endpoint, concurrency)) as running:
-        found = await endpoint.wait_for(jobs, timeout=300)
-        await _settled(url)
-        used = cost(cluster, running) - before
-    found = endpoint.ask("count")
-    if found["count"] != jobs or found["duplicates"]:
-        raise RuntimeError(f"expected {jobs} deliveries, each once: {found}")
-    return {
-        "deliveries_per_second": (jobs - 1) / (found["last"] - found["first"]),
-        "daemon_cpu_seconds_per_1000": used.daemon / jobs * 1000,
-        "postgres_cpu_seconds_per_1000": used.postgres / jobs * 1000,
-    }
-
-
-async def _settled(url: str) -> None:
-    """Returns when no job is left."""
-    connection = await asyncpg.connect(url)
-    try:
-        deadline = time.monotonic() + 30
-        while await connection.fetchval("select exists (select from slayq.job)"):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the jobs were delivered, but not settled")
-            await asyncio.sleep(0.02)
-    finally:
-        await connection.close()
-
-
-async def latency(
-    cluster: Cluster, endpoint: Endpoint, concurrency: int, rate: float, seconds: float
-) -> dict[str, float]:
-    """Seconds from the commit of an add to the job's arrival, at a steady rate."""
-    endpoint.ask("reset")
-    url = await fresh_database(cluster, "bench_latency")
-    jobs = int(rate * seconds)
-    committed: dict[int, float] = {}
-    async with daemon(url, config(endpoint, concurrency)):
-        connection = await asyncpg.connect(url)
-        try:
-            await add_jobs(url, endpoint.url, jobs, 20)  # connections are open, plans are made
-            await endpoint.wait_for(20, timeout=30)
-            begin = time.monotonic()
-            for number in range(jobs):
-                await asyncio.sleep(max(0.0, begin + number / rate - time.monotonic()))
-                await connection.execute(
-                    "select public.add_worker_job('bench', $1)",
-                    json.dumps({"url": endpoint.url, "event": "bench/noop", "data": {"n": number}}).replace(": ", ":"),
-                )
-                committed[number] = time.monotonic()
-            await endpoint.wait_for(jobs + 20, timeout=60)
-        finally:
-            await connection.close()
-    arrivals = endpoint.ask("arrivals")["arrivals"]
-    return spread(sorted(max(0.0, arrivals[str(number)] - at) * 1000 for number, at in committed.items()))
-
-
-def spread(waits: list[float]) -> dict[str, float]:
-    """What is told of sorted times."""
-    return {
-        "p50_ms": statistics.median(waits),
-        "p95_ms": waits[int(len(waits) * 0.95)],
-        "p99_ms": waits[int(len(waits) * 0.99)],
-        "max_ms": waits[-1],
-    }
-
-
-async def idle(cluster: Cluster, endpoint: Endpoint, seconds: float) -> dict[str, float]:
-    """What a daemon with six queues does when there is nothing to do."""
-    url = await fresh_database(cluster, "bench_idle")
-    async with daemon(url, config(endpoint, 10, queues=6)) as running:
-        watcher = await asyncpg.connect(cluster.url())
-        try:
-            await asyncio.sleep(20)  # what a start needs is done, and its connections are closed again
-            transactions = "select xact_commit + xact_rollback from pg_stat_database where datname = 'bench_idle'"
-            before, used = await watcher.fetchval(transactions), cost(cluster, running)
-            await asyncio.sleep(seconds)
-            after, used = await watcher.fetchval(transactions), cost(cluster, running) - used
-            connections = await watcher.fetchval(
-                "select count(*) from pg_stat_activity where datname = 'bench_idle' and backend_type = 'client backend'"
-            )
-        finally:
-            await watcher.close()
-        return {
-            "transactions_per_minute": (after - before) / seconds * 60,
-            "connections": float(connections),
-            "rss_mb": running.process.memory_info().rss / 2**20,
-            "daemon_cpu_percent": used.daemon / seconds * 100,
-        }
-
-
-def median(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """The median of each figure."""
-    return {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
-
-
-def show(title: str, rounds: list[dict[str, float]]) -> None:
-    """Prints medians and spreads."""
-    print(f"\n{title}")
-    for name, value in median(rounds).items():
-        values = [figures[name] for figures in rounds]
-        spread = f"   ({min(values):.3g} to {max(values):.3g} in {len(values)} rounds)" if len(values) > 1 else ""
-        print(f"  {name.replace('_', ' '):34} {value:10.4g}{spread}")
-
-
-async def drains(
-    cluster: Cluster, endpoint: Endpoint, rival: Rival | None, concurrency: int, args: argparse.Namespace
-) -> dict[str, dict[str, float]]:
-    """Ours and the rival's ways in turn."""
-    rounds: dict[str, list[dict[str, float]]] = {}
-    for _ in range(args.rounds):
-        rounds.setdefault("", []).append(await drain(cluster, endpoint, concurrency, args.jobs))
-        for way in WAYS if rival is not None else ():
-            assert rival is not None
-            figures = await rival.drain(cluster, endpoint, way, concurrency, args.jobs)
-            rounds.setdefault(f"_{way}", []).append(figures)
-    for way, each in rounds.items():
-        show(f"Drain of {args.jobs} no-op jobs, concurrency {concurrency}{_whose(way)}", each)
-    return {f"drain_c{concurrency}{way}": median(each) for way, each in rounds.items()}
-
-
-async def latencies(
-    cluster: Cluster, endpoint: Endpoint, rival: Rival | None, rate: float, args: argparse.Namespace
-) -> dict[str, dict[str, float]]:
-    """Ours and the best of the rival in turn."""
-    seconds = args.latency_seconds
-    rounds: dict[str, list[dict[str, float]]] = {}
-    for _ in range(args.rounds):
-        rounds.setdefault("", []).append(await latency(cluster, endpoint, 10, rate, seconds))
-        if rival is not None:
-            waits = await rival.latency(cluster, endpoint, "undici", 10, rate, seconds)
-            rounds.setdefault("_undici", []).append(spread(waits))
-    for way, each in rounds.items():
-        show(f"Latency from commit to arrival at {rate} jobs a second{_whose(way)}", each)
-    return {f"latency_{rate}{way}": median(each) for way, each in rounds.items()}
-
-
-def _whose(way: str) -> str:
-    return f": Graphile Worker with {way[1:]}" if way else ""
-
-
-def ratios(figures: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Ours to the rival's; more is better for rates, less for costs and times."""
-    found = {}
-    for name, theirs in figures.items():
-        case, _, way = name.rpartition("_")
-        if way not in WAYS or case not in figures:
-            continue
-        for figure in ("deliveries_per_second", "daemon_cpu_seconds_per_1000", "p50_ms", "p99_ms"):
-            if theirs.get(figure):
-                label = {"deliveries_per_second": "", "daemon_cpu_seconds_per_1000": "cpu_"}.get(
-                    figure, f"{figure[:3]}_"
-                )
-                found[f"{case}_{label}vs_{way}"] = figures[case][figure] / theirs[figure]
-    return found
-
-
-async def main() -> None:
-    """Runs all cases."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="What a delivery costs on this machine.")
-    parser.add_argument("--jobs", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[10, 50])
-    parser.add_argument("--latency-seconds", type=float, default=10)
-    parser.add_argument("--runs", type=int, default=2_000)
-    parser.add_argument("--parked", type=int, default=1_000_000)
-    parser.add_argument("--idle-seconds", type=float, default=30)
-    parser.add_argument("--only", choices=CASES, nargs="+", default=CASES)
-    parser.add_argument("--no-rival", dest="rival", action="store_false", help="leave Graphile Worker out")
-    args = parser.parse_args()
+async def measure(chosen: dict[str, Case], scale: Scale, *, with_rival: bool) -> Results:
+    """Runs the cases one after the other."""
+    sides: list[Side] = [Ours(), *(rivals() if with_rival else [])]
     endpoint = Endpoint()
-    figures: dict[str, dict[str, float]] = {}
     try:
-        with contextlib.ExitStack() as stack:
-            cluster = stack.enter_context(postgres())
-            rival = stack.enter_context(Rival.installed()) if args.rival and RIVALLED & set(args.only) else None
-            for concurrency in args.concurrency if "drain" in args.only else []:
-                figures |= await drains(cluster, endpoint, rival, concurrency, args)
-            for rate in (20, 200) if "latency" in args.only else []:
-                figures |= await latencies(cluster, endpoint, rival, rate, args)
-            for steps in (1, 10) if "runs" in args.only else []:
-                rounds = [await runs(cluster, args.runs, steps) for _ in range(args.rounds)]
-                show(f"{args.runs} runs of {steps} trivial steps each, in one request each", rounds)
-                figures[f"runs_{steps}_steps"] = median(rounds)
-            if args.parked and "backlog" in args.only:
-                rounds = [await backlog(cluster, args.parked)]
-                show(f"With {args.parked} parked jobs, as a ratio to none", rounds)
-                figures["backlog"] = median(rounds)
-            if "idle" in args.only:
-                rounds = [await idle(cluster, endpoint, args.idle_seconds)]
-                show("Idle, six queues", rounds)
-                figures["idle"] = median(rounds)
+        with postgres() as cluster:
+            connection = await asyncpg.connect(cluster.url())
+            version = await connection.fetchval("show server_version")
+            await connection.close()
+            here = {**machine(sides), "postgres": version.split()[0]}
+            results = Results(scale.name, here)
+            context = Context(cluster, endpoint, {side.name: side for side in sides}, scale, results)
+            for name, case in chosen.items():
+                print(f"\n== {name}", flush=True)
+                begun = time.monotonic()
+                try:
+                    await case.run(context)
+                except Exception:  # the others have taken long, too: what is missing is told at the end
+                    traceback.print_exc()
+                results.seconds[name] = round(time.monotonic() - begun, 1)
+                print(f"  ({name}: {results.seconds[name]:.0f} s)", flush=True)
+            results.machine["load_after"] = round(os.getloadavg()[0], 1)
     finally:
         endpoint.close()
-    RESULTS.parent.mkdir(exist_ok=True)
-    compared = ratios(figures)
-    if compared:
-        print("\nRatios, ours to the rival's")
-        for name, value in compared.items():
-            print(f"  {name:34} {value:10.3g}")
-    RESULTS.write_text(json.dumps({"ratios": compared, "figures": figures}, indent=2) + "\n")
-    print(f"\nWritten to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
+    return results
+
+
+def machine(sides: list[Side]) -> dict[str, Any]:
+    """What it is measured on."""
+    return {
+        "cores": os.cpu_count(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "node": node_version(sides),
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "load_before": round(os.getloadavg()[0], 1),
+    }
+
+
+def node_version(sides: list[Side]) -> str:
+    """Of the Node that runs the rival; a dash without one."""
+    paths = [side.node for side in sides if hasattr(side, "node")]
+    if not paths:
+        return "–"
+    return (
+        subprocess.run([paths[0], "--version"], capture_output=True, text=True, check=True).stdout.strip().lstrip("v")
+    )
+
+
+def render() -> None:
+    """Makes the page's tables and pictures of the last full run."""
+    measured = json.loads(FULL.read_text())
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), measured), encoding="utf-8")
+    FOLDER.mkdir(exist_ok=True)
+    for name, picture in drawn(measured).items():
+        (FOLDER / name).write_text(picture, encoding="utf-8")
+    print(f"Made {PAGE.name} and {FOLDER.name}/*.svg of {FULL.name}")
+
+
+def main() -> None:
+    """Runs the cases, and writes down what came out."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What a delivery costs on this machine.")
+    parser.add_argument("--scale", choices=SCALES, default="quick")
+    parser.add_argument("--only", choices=CASES, nargs="+", metavar="CASE", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--no-rival", dest="rival", action="store_false", help="leave Graphile Worker out")
+    parser.add_argument("--output", type=Path, default=LATEST, metavar="FILE")
+    parser.add_argument("--render", action="store_true", help="only make the page of the last full run again")
+    args = parser.parse_args()
+    if args.render:
+        render()
+        return
+    scale = SCALES[args.scale]
+    chosen = {name: case for name, case in CASES.items() if args.only is None or name in args.only}
+    results = uvloop.run(measure(chosen, scale, with_rival=args.rival))
+    results.show_ratios()
+    results.write(args.output)
+    print(f"\nWritten to {args.output}, in {sum(results.seconds.values()) / 60:.1f} minutes")
+    missing = results.missing(*names(chosen, scale, rival=args.rival))
+    if missing:
+        raise SystemExit(f"not measured: {', '.join(missing)}")
+    if scale.name == "full" and args.rival:
+        keep(results)
+
+
+def keep(results: Results) -> None:
+    """Makes the page of a full run. One of some cases alone leaves the others as the last full run had them."""
+    earlier = json.loads(FULL.read_text()) if FULL.exists() else {}
+    if earlier.get("scale") == results.scale:
+        results.complete_with(earlier)
+    missing = results.missing(*names(CASES, SCALES[results.scale]))
+    if missing:
+        raise SystemExit(f"the page stays as it is: it needs all cases, and has no {', '.join(missing)}")
+    results.write(FULL)
+    render()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

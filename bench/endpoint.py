@@ -1,7 +1,8 @@
 """A bare HTTP endpoint, a process of its own: answers 200 to every POST at once and remembers when each job arrived.
 
-It parses only what it must (Content-Length, the job's number `"n":123`), so that it is not the bottleneck. Times are
-seconds of the machine's monotonic clock, which all processes share. GET /count, /arrivals and /reset control it.
+It parses only what it must (Content-Length, the job's number `"n":123`), so that it is not the bottleneck: `ceiling`
+measures that. A POST to /held is answered only at the next reset. Times are seconds of the machine's monotonic clock,
+which all processes share. GET /count, /arrivals and /reset control it.
 
     python -m bench.endpoint      prints the port it listens on
 """
@@ -28,6 +29,9 @@ class Record:
     def __init__(self) -> None:
         self.arrivals: dict[int, float] = {}
         self.duplicates = 0
+        self.first = self.last = 0.0
+        self.held: list[asyncio.Transport] = []
+        """Where an answer is owed."""
 
     def note(self, body: bytes) -> None:
         """Remembers one delivery."""
@@ -38,20 +42,26 @@ class Record:
         number = int(match[1])
         if number in self.arrivals:
             self.duplicates += 1
-        else:
-            self.arrivals[number] = now
+            return
+        self.arrivals[number] = self.last = now
+        if len(self.arrivals) == 1:
+            self.first = now
 
     def control(self, path: bytes) -> bytes:
         """The JSON answer to a GET."""
         if path == b"/reset":
-            self.arrivals.clear()
+            for transport in self.held:
+                transport.write(_OK)
+            self.held = []
+            self.arrivals = {}
             self.duplicates = 0
-        times = self.arrivals.values()
+            self.first = self.last = 0.0
         found: dict[str, object] = {
             "count": len(self.arrivals),
             "duplicates": self.duplicates,
-            "first": min(times, default=0.0),
-            "last": max(times, default=0.0),
+            "first": self.first,
+            "last": self.last,
+            "held": len(self.held),
         }
         if path == b"/arrivals":
             found["arrivals"] = {str(number): at for number, at in self.arrivals.items()}
@@ -82,6 +92,8 @@ class Connection(asyncio.Protocol):
             if method == b"GET":
                 body = self._record.control(path)
                 self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            elif path == b"/held":
+                self._record.held.append(self._transport)
             else:
                 self._record.note(self._buffer[head + 4 : end])
                 self._transport.write(_OK)

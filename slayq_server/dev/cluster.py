@@ -155,10 +155,15 @@ class Cluster:
         place = urlencode({"host": str(self.socket_dir), "port": self.port})
         return f"postgresql://{quote(user, safe='')}@/{quote(dbname, safe='')}?{place}"
 
+    @property
+    def log_file(self) -> Path:
+        """The server's log."""
+        return self.data_dir / _LOG_FILE
+
     def log_tail(self, lines: int = 20) -> str:
         """The last lines that the server has logged since its last start; empty if it logged none."""
         try:
-            logged = (self.data_dir / _LOG_FILE).read_bytes()[self._log_start :]
+            logged = self.log_file.read_bytes()[self._log_start :]
         except FileNotFoundError:
             return ""
         return "\n".join(logged.decode(errors="replace").splitlines()[-lines:])
@@ -349,7 +354,7 @@ class Cluster:
         """The log, empty, unless another server seems to be writing to it. Follows no link: we may be root here."""
         taken = (self.data_dir / "postmaster.pid").exists()
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND | (0 if taken else os.O_TRUNC)
-        log = os.fdopen(os.open(self.data_dir / _LOG_FILE, flags, 0o600), "wb")
+        log = os.fdopen(os.open(self.log_file, flags, 0o600), "wb")
         self._log_start = os.fstat(log.fileno()).st_size
         return log
 
