@@ -31,7 +31,7 @@ print(SystemClock().monotonic() - before < 60)
 """
 LOOP = """
 import asyncio, os, pathlib, time
-from slayq_server.cli.serve import run_fast
+from slayq_server.loop import run_fast
 from tests.chaos.bent import Control, bend
 bend(Control(pathlib.Path(os.environ["CHAOS_CONTROL"])))
 async def main():
