@@ -94,8 +94,6 @@ create table slayq.job (
     autovacuum_vacuum_cost_delay = 0
 );
 alter table slayq.job alter column payload set storage extended;
--- What the planner would keep of these costs each statement that looks one up more than the look-up itself.
-alter table slayq.job alter column match_terms set statistics 0;
 
 create index job_ready on slayq.job (queue, priority, run_at, id) where state = 'ready';
 -- The queue rides along so that the gauges are counted from the indexes alone.
@@ -104,7 +102,7 @@ create index job_blocked on slayq.job (serial_queue, priority, run_at, id) inclu
 create index job_leased on slayq.job (worker_id, id) include (queue) where state = 'leased';
 create unique index job_key on slayq.job (job_key) where job_key is not null;
 create unique index job_serial_head on slayq.job (serial_queue) where holds;
-create index job_match on slayq.job using gin (match_terms) with (fastupdate = on, gin_pending_list_limit = 256)
+create index job_match on slayq.job using gin (match_terms) with (fastupdate = on, gin_pending_list_limit = 64)
     where state <> 'leased';
 
 create table slayq.dead_letter (

@@ -176,7 +176,7 @@ $$;
 -- job's row is gone.
 create function slayq._cancel_1(event_name text, match_name text, match_text text)
 returns bigint language plpgsql volatile
-set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
 declare
     wanted constant bigint[] := array[slayq._match_term_1(event_name, match_name, match_text)];
     matching bigint[];

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import signal
 from logging import WARNING
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import sdnotify  # type: ignore[import-untyped]
 import structlog
@@ -33,10 +33,12 @@ from slayq_server.report import Report
 from slayq_server.switchboard import Switchboard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    import socket
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from slayq_server.config import Config
+    from slayq_server.http.server import Processes
     from slayq_server.settings import Settings
 
 _T = TypeVar("_T")
@@ -71,6 +73,12 @@ async def serve(
     return 0
 
 
+class Notifier(Protocol):
+    """Whom the daemon tells how it is, in systemd's words."""
+
+    def notify(self, state: str) -> object: ...
+
+
 class Daemon:
     """One process: a worker row, its pools, its loops."""
 
@@ -81,12 +89,26 @@ class Daemon:
         *,
         config_path: Path | None = None,
         reload_settings: Callable[[], Settings] | None = None,
+        notifier: Notifier | None = None,
+        sockets: Sequence[socket.socket] = (),
+        processes: Processes | None = None,
     ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            config: of the file.
+            settings: go over it.
+            config_path: what a reload reads; None where the supervisor does that.
+            reload_settings: reads the settings again.
+            notifier: the service manager, or who stands in for it.
+            sockets: bound to the address already, where several processes share it.
+            processes: speaks for all of those.
+        """
         self._config = effective(config, settings)
         self._config_path = config_path
         self._load_settings = reload_settings or (lambda: settings)
         self._clock = SystemClock()
-        self._notifier = sdnotify.SystemdNotifier()
+        self._notifier = sdnotify.SystemdNotifier() if notifier is None else notifier
         plan = Plan.of(self._config, settings)
         self._plan = plan
 
@@ -96,34 +118,36 @@ class Daemon:
             pooled=self._config.database.poll_only,
             application_name=self._config.database.application_name,
         )
-        self._metrics = Metrics(
+        self.metrics = Metrics(
             [pool.name for pool in plan.pools()],
             [schedule.id for schedule in plan.schedules],
             __version__,
             migrate.load()[-1].number,
             aliases=plan.aliases,
         )
-        self._report = Report(self._metrics, self._clock)
+        self._report = Report(self.metrics, self._clock)
         self._engine = Switchboard(
             self._config,
             plan,
             self._connections,
             self._clock,
-            self._metrics,
+            self.metrics,
             self._report,
             spawn=self._spawn,
             run_errand=self._run_errand,
         )
         bodies, on_error = Bodies(), self._report.app_call_error
-        self._rpc = Rpc(self._engine.carry_out, plan.secrets, self._metrics, bodies=bodies, on_error=on_error)
-        self._api = Api(self._engine, plan.secrets, self._metrics, self._clock, bodies=bodies, on_error=on_error)
+        self._rpc = Rpc(self._engine.carry_out, plan.secrets, self.metrics, bodies=bodies, on_error=on_error)
+        self._api = Api(self._engine, plan.secrets, self.metrics, self._clock, bodies=bodies, on_error=on_error)
         self._http = HttpServer(
             self._config.http.bind,
             self._config.http.port,
-            health=self._health,
-            metrics=self._metrics,
+            health=self.health,
+            metrics=self.metrics,
             metrics_tokens=plan.metrics_tokens,
             routes=[*self._rpc.routes, *self._api.routes],
+            sockets=sockets,
+            processes=processes,
         )
 
         self._group: asyncio.TaskGroup | None = None
@@ -135,6 +159,8 @@ class Daemon:
         """What a signal cuts short: waiting for the database at start, and for deliveries while draining."""
         self._draining = False
         self._schema_fits = False
+        self._adopted_early = False
+        """A configuration came before the database was there: it may have been told of the one before."""
 
     # Life
 
@@ -157,6 +183,12 @@ class Daemon:
         self._stopping.set()
         if self._patience is not None and not self._patience.expired():
             self._patience.reschedule(asyncio.get_running_loop().time())
+
+    async def abandon(self) -> None:
+        """Ends at once, and leaves the address to a server that may be starting already."""
+        await self._http.stop_listening()
+        self.stop()
+        self.stop()
 
     async def _patiently(self, waiting: Coroutine[Any, Any, None], seconds: float | None) -> bool:
         """Awaits for so long, or until a (further) signal; whether it came to its end."""
@@ -221,21 +253,26 @@ class Daemon:
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as group:
             self._group = group
-            loops = [group.create_task(loop) for loop in (*self._engine.loops(), self._watch_event_loop())]
+            loops = [group.create_task(loop) for loop in self._loops()]
             lease_loop = group.create_task(self._engine.leaser.run())
             self._engine.leasing = True
+            if self._adopted_early:
+                self._run_errand(self._finish_reload())
             _log.info("ready", bind=self._config.http.bind, port=self._http.port)
             await self._stopping.wait()
             await self._drain(lease_loop)
             for task in [*loops, *self._errands]:
                 task.cancel()
 
+    def _loops(self) -> list[Coroutine[Any, Any, None]]:
+        return [*self._engine.loops(), self._connections.grow(), self._watch_event_loop()]
+
     async def _drain(self, lease_loop: asyncio.Task[None]) -> None:
         """Leases nothing more, lets deliveries end within the grace, gives back the rest, writes every outcome down."""
         engine = self._engine
         self._draining = True
         engine.leasing = False
-        self._metrics.draining(True)
+        self.metrics.draining(True)
         self._notifier.notify("STOPPING=1")
         _log.info("draining", in_flight=engine.pools.in_flight, grace_seconds=self._config.grace)
         if not await self._patiently(self._deliveries_end(), 0.0 if self._hurried else self._config.grace):
@@ -256,7 +293,9 @@ class Daemon:
             _log.warning("worker_not_retired", error_type=type(error).__name__)
 
     async def _deliveries_end(self) -> None:
+        self._engine.give_back_ahead()
         await self._engine.leaser.stop()
+        self._engine.give_back_ahead()  # a lease was on its way
         await self._engine.dispatcher.drained()
 
     def reload(self) -> None:
@@ -265,35 +304,52 @@ class Daemon:
             return
         try:
             settings = self._load_settings()
-            config = effective(load(self._config_path), settings)
-            plan = Plan.of(config, settings)
+            self.adopt(load(self._config_path), settings)
         except ConfigurationError as error:
-            self._metrics.reload(False)
-            _log.error("reload_failed", error=str(error))
+            self.refuse_reload(str(error))
+
+    def adopt(self, config: Config, settings: Settings) -> None:
+        """Takes over what can be taken over of another configuration.
+
+        Raises:
+            ConfigurationError: it is wrong as a whole; nothing has changed.
+        """
+        config = effective(config, settings)
+        plan = Plan.of(config, settings)
+        if self._draining:
             return
         self._config = config
         self._engine.replace(config, plan)
-        self._metrics.set_queues([pool.name for pool in self._engine.pools], plan.aliases)
-        self._metrics.set_schedules([schedule.id for schedule in plan.schedules])
+        self.metrics.set_queues([pool.name for pool in self._engine.pools], plan.aliases)
+        self.metrics.set_schedules([schedule.id for schedule in plan.schedules])
         self._rpc.set_secrets(plan.secrets)
         self._api.set_secrets(plan.secrets)
         self._http.set_metrics_tokens(plan.metrics_tokens)
-        self._run_errand(self._finish_reload())
+        if self._group is not None:
+            self._run_errand(self._finish_reload())
+        else:
+            self._adopted_early = True
+
+    def refuse_reload(self, error: str) -> None:
+        """The configuration is wrong: the metrics and the log say so."""
+        self.metrics.reload(False)
+        _log.error("reload_failed", error=error)
 
     async def _finish_reload(self) -> None:
         try:
             await self._engine.register()
         except DatabaseUnavailable as error:
-            self._metrics.reload(False)
+            self.metrics.reload(False)
             self._report.database_error(error)
             _log.error("reload_failed", error=str(error))
             return
         finally:
             self._engine.leaser.look_everywhere()  # slots of a queue that is gone or has another limit, too
-        self._metrics.reload(True)
+        self.metrics.reload(True)
         _log.info("reloaded", queues=self._engine.pools.names)
 
-    def _health(self) -> HealthState:
+    def health(self) -> HealthState:
+        """How this process is, from memory."""
         engine = self._engine
         return HealthState(
             database=self._report.database_down_for == 0.0,
@@ -326,8 +382,8 @@ class Daemon:
             due = self._clock.monotonic() + _LOOP_CHECK_EVERY
             await asyncio.sleep(_LOOP_CHECK_EVERY)
             lag = max(0.0, self._clock.monotonic() - due)
-            self._metrics.loop_lag(lag)
-            self._metrics.loop_tasks(len(asyncio.all_tasks()))
+            self.metrics.loop_lag(lag)
+            self.metrics.loop_tasks(len(asyncio.all_tasks()))
             if lag >= _STALL:
                 # Blocked, frozen, or without a processor. Nothing that was held is sent or settled if it took too long.
                 lost = not self._engine.worker.trusted

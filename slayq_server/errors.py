@@ -6,6 +6,7 @@
     ├── DatabaseUnavailable     Postgres cannot be reached, or went away (exit 69)
     │   └── StatementFailed     it is there, and refused a statement that it should have carried out (exit 1)
     ├── WorkerLost              this daemon's worker row has expired or is gone: nothing it holds may be trusted
+    ├── ProcessesFailed         the processes of a server end as soon as they have started (exit as they do)
     ├── RequestRefused          the SQL API refused an argument (SQLSTATE class SQ0)
     └── NotFound                what a command names does not exist (exit 3)
 
@@ -79,6 +80,14 @@ class StatementFailed(DatabaseUnavailable):
 
 class WorkerLost(SlayQServerError):
     """The worker row has expired: its leases are no longer ours."""
+
+
+class ProcessesFailed(SlayQServerError):
+    """No process of the server stays up; the last one ended with `exit_code`, or was killed (1)."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class RequestRefused(SlayQServerError):

@@ -97,21 +97,39 @@ _ASSIGNED: Final = re.compile(
 _BEARER: Final = re.compile(r"\b(bearer|basic)\s+[^\s\"',;]+", re.IGNORECASE)
 
 
-def configure(format: LogFormat = "auto", level: LogLevel = "info", *, stream: TextIO | None = None) -> None:
+def shown_pretty(format: LogFormat, stream: TextIO | None = None) -> bool:
+    """What a format means for this stream (standard error)."""
+    return format == "pretty" or (format == "auto" and _is_terminal(stream or sys.stderr))
+
+
+def shows_colors(stream: TextIO | None = None) -> bool:
+    """Whether the stream (standard error) is for people who want colours."""
+    return _is_terminal(stream or sys.stderr) and not os.environ.get("NO_COLOR")
+
+
+def configure(
+    format: LogFormat = "auto",
+    level: LogLevel = "info",
+    *,
+    stream: TextIO | None = None,
+    colors: bool | None = None,
+    process: int | None = None,
+) -> None:
     """Make all logging of this process, libraries and uncaught exceptions included, go to `stream` (standard error).
 
     Args:
         format: `auto` is `pretty` where the stream is a terminal, else `json`.
         level: the least that is written; less costs next to nothing. Libraries are heard from `warning` on.
         stream: written to line by line; a line that cannot be written is dropped, never an error for who logs.
+        colors: whether `pretty` has any; None: where the stream is a terminal.
+        process: which of the server's processes this is; every line says so.
 
     May be called again, and then changes all loggers that there are.
     """
     out = sys.stderr if stream is None else stream
-    terminal = _is_terminal(out)
-    pretty = format == "pretty" or (format == "auto" and terminal)
+    colored = shows_colors(out) if colors is None else colors
     structlog.configure(
-        processors=_processors(pretty=pretty, colors=terminal and not os.environ.get("NO_COLOR")),
+        processors=_processors(pretty=shown_pretty(format, out), colors=colored, process=process),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_Sink(out),
         # A cached logger would not see a later call of this function.
@@ -123,8 +141,10 @@ def configure(format: LogFormat = "auto", level: LogLevel = "info", *, stream: T
     sys.unraisablehook = _unraisable
 
 
-def _processors(*, pretty: bool, colors: bool) -> list[Processor]:
+def _processors(*, pretty: bool, colors: bool, process: int | None) -> list[Processor]:
     first: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, _exception]
+    if process is not None:
+        first.append(_of_process(process))
     if not pretty:
         return [*first, _common, _clean, _render_json]
     console = structlog.dev.ConsoleRenderer(
@@ -217,6 +237,14 @@ def _exception(_: WrappedLogger, __: str, event: MutableMapping[str, Any]) -> Mu
         event.setdefault("error_type", type(error).__name__)
         event["exception"] = "".join(traceback.format_exception(error)).rstrip()
     return event
+
+
+def _of_process(number: int) -> Processor:
+    def add(_: WrappedLogger, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["process"] = number
+        return event
+
+    return add
 
 
 def _common(_: WrappedLogger, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -21,11 +21,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from slayq_server import metric_labels as labels
+from slayq_server.histograms import HistogramFamily
 from slayq_server.model import CallbackResult, OutcomeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
+
+    from prometheus_client.metrics_core import Metric
+
+    from slayq_server.histograms import Observations
 
 __all__ = ["Metrics", "Snapshot"]
 
@@ -56,8 +61,8 @@ class _QueueSeries:
 
     attempts: Mapping[str, Counter]
     responses: Mapping[str, Counter]
-    callback_duration: Histogram
-    job_wait: Histogram
+    callback_duration: Observations
+    job_wait: Observations
     jobs: Mapping[str, Gauge]
     oldest_ready_age: Gauge
     concurrency_limit: Gauge
@@ -106,6 +111,7 @@ class Metrics:
         self._define_schedules()
         self._define_edges()
         self._define_process(version, schema)
+        self._read_in_flight: Callable[[], Iterable[tuple[str, int]]] = tuple
         self._queue_names: tuple[str, ...] = ()
         self._queues: dict[str, _QueueSeries] = {}
         self._other_queue = self._queue_series(labels.OTHER_NAME)
@@ -122,8 +128,8 @@ class Metrics:
     def _gauge(self, name: str, text: str, *labelnames: str) -> Gauge:
         return Gauge(name, text, labelnames, registry=self._registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labelnames: str) -> Histogram:
-        return Histogram(name, text, labelnames, buckets=buckets, registry=self._registry)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, buckets=buckets, registry=self._registry)
 
     def _define_jobs(self) -> None:
         self._attempts = self._counter(
@@ -132,14 +138,19 @@ class Metrics:
         self._responses = self._counter(
             "slayq_callback_responses_total", "Callbacks sent, by how the endpoint answered.", "queue", "result"
         )
-        self._callback_duration = self._histogram(
+        self._callback_duration = HistogramFamily(
             "slayq_callback_duration_seconds",
             "Time from sending a callback to its end.",
             labels.CALLBACK_BUCKETS,
             "queue",
+            registry=self._registry,
         )
-        self._job_wait = self._histogram(
-            "slayq_job_wait_seconds", "Time from due to the first byte sent.", labels.WAIT_BUCKETS, "queue"
+        self._job_wait = HistogramFamily(
+            "slayq_job_wait_seconds",
+            "Time from due to the first byte sent.",
+            labels.WAIT_BUCKETS,
+            "queue",
+            registry=self._registry,
         )
         self._jobs = self._gauge("slayq_jobs", "Jobs in the database, by state.", "queue", "state")
         self._unserved = self._gauge("slayq_jobs_unserved", "Jobs of queues that no daemon serves.")
@@ -309,9 +320,9 @@ class Metrics:
         """Observe how long a job waited, from due to the first byte sent; a clock's step back counts as 0."""
         self._queue(queue).job_wait.observe(max(seconds, 0.0))
 
-    def in_flight(self, queue: str, n: int) -> None:
-        """Set how many deliveries of the queue are in flight in this daemon."""
-        self._queue(queue).in_flight.set(n)
+    def watch_in_flight(self, read: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        """From now on, whoever scrapes is told how many deliveries of which queues are in flight by calling this."""
+        self._read_in_flight = read
 
     def concurrency_limit(self, queue: str, n: int) -> None:
         """Set how many deliveries of the queue may be in flight at once."""
@@ -441,6 +452,17 @@ class Metrics:
         """Observe how much later than asked the event loop woke a timer."""
         self._loop_lag.observe(max(seconds, 0.0))
 
+    def families(self) -> list[Metric]:
+        """All series as they are now, to be put together with those of other processes. Touches memory only."""
+        self._count_in_flight()
+        return list(self._registry.collect())
+
     def render(self) -> bytes:
         """All series in Prometheus's text format, to be served as `content_type`. Touches memory only."""
+        self._count_in_flight()
         return generate_latest(self._registry)
+
+    def _count_in_flight(self) -> None:
+        in_flight = dict(self._read_in_flight())
+        for queue in (*self._queue_names, *in_flight):
+            self._queue(queue).in_flight.set(in_flight.get(queue, 0))

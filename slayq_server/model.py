@@ -256,6 +256,8 @@ class Settlement:
     """The job keeps its serial queue while it waits for its retry."""
     payload: str | None = None
     """Replaces the payload: a batch job goes on with the elements that failed."""
+    serial: bool = True
+    """The job is, or may be, of a serial queue."""
 
 
 @dataclass(slots=True)

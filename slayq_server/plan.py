@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from slayq.errors import InvalidSecret
 from slayq.signing import sign_v2
+from slayq_server.config.cron import CRON_QUEUE, CRON_TIMEOUT
 from slayq_server.engine.address_guard import AddressGuard
 from slayq_server.engine.pools import Pool
 from slayq_server.errors import ConfigurationError
@@ -18,11 +19,7 @@ if TYPE_CHECKING:
     from slayq_server.config import Config, CronEntry
     from slayq_server.settings import Settings
 
-CRON_QUEUE = "cron"
-"""The queue of the v1 minute tick; made up with a concurrency of 1 where the configuration has none of that name."""
 CRON_ID = "slayq:minute"
-_CRON_TIMEOUT = 60.0
-_SAFETY_NET_EVERY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +63,10 @@ class Plan:
         )
 
     @property
-    def poll_every(self) -> float:
-        """Seconds between polls for ready jobs: where something listens, they are but a safety net."""
+    def poll_every(self) -> float | None:
+        """Seconds between polls for ready jobs; None where something listens, and each renewal is the safety net."""
         database = self.config.database
-        return _SAFETY_NET_EVERY if database.listens else database.poll_interval
+        return None if database.listens else database.poll_interval
 
     def pools(self) -> list[Pool]:
         """A fresh pool for each queue."""
@@ -89,7 +86,7 @@ class Plan:
             for name, queue in self.config.queues.items()
         ]
         if self.cron_url is not None and not any(CRON_QUEUE in pool.names for pool in made):
-            made.append(Pool(name=CRON_QUEUE, names=(CRON_QUEUE,), limit=1, timeout=_CRON_TIMEOUT))
+            made.append(Pool(name=CRON_QUEUE, names=(CRON_QUEUE,), limit=1, timeout=CRON_TIMEOUT))
         return made
 
     def queue_facts(self) -> list[QueueFacts]:

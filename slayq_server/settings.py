@@ -21,7 +21,7 @@ from slayq_server.config.addresses import postgres_url
 from slayq_server.config.cron import HTTP_URL
 from slayq_server.config.problems import failure
 from slayq_server.config.process import GRACE, HTTP_BIND, HTTP_PORT, HTTP_TOKEN, LISTEN_URL, POLL_ONLY, POOL_SIZE
-from slayq_server.config.rules import Choice, Refused, Rule, Secret, Text, nearest, printable, unusable_text
+from slayq_server.config.rules import Choice, Refused, Rule, Secret, Text, Whole, nearest, printable, unusable_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,8 @@ PREFIX: Final = "SLAY_Q_"
 ENV_FILE: Final = Path(".env")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("json", "pretty", "auto")
+MOST_PROCESSES: Final = 64
+PROCESSES: Final = Whole(1, MOST_PROCESSES)
 _MOST_SECRETS: Final = 10
 _LARGEST_FILE: Final = 65_536
 _OURS: Final = re.compile(r"SLAY_?Q_?", re.IGNORECASE)
@@ -53,6 +55,7 @@ class Settings:
     """Seconds."""
     poll_only: bool | None = None
     pool_size: int | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,8 @@ class Environment(BaseSettings):
     """Over database.poll_only."""
     pool_size: Annotated[int | None, _FromText(POOL_SIZE)] = None
     """Over database.pool_size."""
+    processes: Annotated[int, _FromText(PROCESSES)] = 1
+    """How many processes deliver."""
 
 
 VARIABLES: Final = tuple(PREFIX + name.upper() for name in Environment.model_fields)

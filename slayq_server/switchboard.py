@@ -93,6 +93,7 @@ class Switchboard:
         """Jobs are being leased: from when the loops run until the drain begins."""
         self.store = Store(connections)
         self.pools = Pools(plan.pools())
+        metrics.watch_in_flight(lambda: ((pool.name, pool.in_flight) for pool in self.pools.all))
         self._app_calls = AppCalls(connections, at_once=max(1, config.database.pool_size // 2))
         self._make_delivery(config, plan, clock, spawn)
         self._make_loops(config, plan, clock)
@@ -201,6 +202,8 @@ class Switchboard:
         self._scheduler.replace(plan.schedules)
         self._upkeep = Upkeep(
             self.store,
+            clock,
+            beats_every=config.worker.renew,
             on_snapshot=self._snapshot,
             on_error=on_error,
             done_kept=config.retention.done,
@@ -231,8 +234,7 @@ class Switchboard:
             self._promoter.run(),
             self._scheduler.run(),
             self._cancellations.run(),
-            self._upkeep.run_snapshots(),
-            self._upkeep.run_pruning(),
+            self._upkeep.run(),
         ]
         if self._listens:
             loops.append(self._listener.run())
@@ -258,6 +260,11 @@ class Switchboard:
             if pool.cluster:
                 await self.store.register_slots(pool.name, pool.limit)
 
+    def give_back_ahead(self) -> None:
+        """Gives back what is leased and waits for a slot."""
+        for pool in self.pools.all:
+            self.dispatcher.give_back_ahead(pool)
+
     async def all_written(self) -> None:
         """Returns when every outcome is written down, or given up."""
         await self.settler.drained()
@@ -271,6 +278,8 @@ class Switchboard:
         """Takes over what can be taken over of a changed configuration."""
         self._plan = plan
         self.pools.replace(plan.pools())
+        for departed in set(self.pools.all).difference(self.pools):
+            self.dispatcher.give_back_ahead(departed)
         for sender in (self.callbacks, self.segments):
             sender.set_secrets(plan.secrets)
             sender.set_guard(plan.guard)
@@ -311,11 +320,14 @@ class Switchboard:
             self._promoter.reap()
         if heartbeat.blocked:
             self._promoter.sweep()
+        self._upkeep.beat()
 
     def _apply_pauses(self, paused: frozenset[str]) -> None:
         resumed = self.pools.set_paused(paused)
         for pool in self.pools:
             self._metrics.paused(pool.name, pool.paused)
+            if pool.paused:
+                self.dispatcher.give_back_ahead(pool)
         self.leaser.ready(name for pool in resumed for name in pool.names)
 
     def _word(self, word: str) -> None:

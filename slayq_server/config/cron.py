@@ -11,6 +11,9 @@ from slayq_server.config.rules import Choice, JsonObject, Maybe, Refused, Second
 from slayq_server.config.section import Event, QueueRef, Section
 from slayq_server.engine.crontab import Crontab
 
+CRON_QUEUE = "cron"
+"""The queue of the v1 minute tick; made up with a concurrency of 1 where the configuration has none of that name."""
+CRON_TIMEOUT = 60.0
 _ID = re.compile(r"[A-Za-z0-9_.:/-]{1,128}", re.ASCII)
 _TICK_KEY = "cron"
 _FUNCTION = "function:"

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from slayq_server.db.errors import dropped_when_cut_short, translated
 from slayq_server.db.statements import query
+from slayq_server.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+IDLE = 15.0
+"""Seconds without use after which a connection is closed. The one that renews the worker row stays."""
 _RELEASE = 1.0
 """Seconds for handing a connection back; it is dropped then."""
+_GROW_AGAIN = 0.5
+"""Seconds after a connection could not be opened, before the next try."""
 _CLOSE = 2.0
 """Seconds for saying goodbye on all connections."""
 
 # With tiny or stale statistics the planner may read a whole table for a statement that is to touch fifty rows, and a
 # prepared statement keeps such a plan; no statement of ours is better off with a sequential scan. JIT never pays here;
-# it is kept off by its cost, because the driver switches `jit` itself off and on when it looks up a type.
-_PLANS = {"enable_seqscan": "off", "jit_above_cost": "-1"}
+# it is kept off by its cost, because the driver switches `jit` itself off and on when it looks up a type. Plans do not
+# depend on the arguments, so a prepared statement is planned once: to plan a lease takes longer than to run it.
+_PLANS = {"enable_seqscan": "off", "jit_above_cost": "-1", "plan_cache_mode": "force_generic_plan"}
 
 
 class _Connection(asyncpg.Connection):
@@ -33,7 +40,11 @@ class _Connection(asyncpg.Connection):
 
 
 class Pool:
-    """An asyncpg pool that runs the statements of `queries/` by name and raises the server's own errors."""
+    """An asyncpg pool that runs the statements of `queries/` by name and raises the server's own errors.
+
+    While `grow` runs, a statement that finds all open connections in use waits for the first that becomes free, and
+    another one is opened beside it: to open one takes longer than most statements do, so nobody waits for his own.
+    """
 
     def __init__(
         self,
@@ -63,6 +74,12 @@ class Pool:
         # The last connection is for what is urgent: a slow snapshot or a burst must not cost the worker row.
         self._unhurried = asyncio.Semaphore(max(1, size - 1))
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._grows = False
+        self._crowded = asyncio.Event()
+        """Somebody waits, and there might be more connections."""
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._claimed = 0
+        """Idle connections that are as good as taken."""
 
     @property
     def url(self) -> str:
@@ -82,7 +99,7 @@ class Pool:
                 max_size=self._size,
                 timeout=10,
                 command_timeout=self._timeout,
-                max_inactive_connection_lifetime=15,
+                max_inactive_connection_lifetime=IDLE,
                 connection_class=_Connection,
                 statement_cache_size=0 if self._pooled else 200,
                 server_settings={"application_name": self._application_name},
@@ -100,6 +117,7 @@ class Pool:
         if self._pool is None:
             return
         pool, self._pool = self._pool, None
+        self._move_up(all_of_them=True)
         try:
             async with asyncio.timeout(_CLOSE):
                 await pool.close()
@@ -111,6 +129,33 @@ class Pool:
         if self._pool is not None:
             self._pool.terminate()
             self._pool = None
+            self._move_up(all_of_them=True)
+
+    async def grow(self) -> None:
+        """Opens further connections while statements wait for one, until cancelled."""
+        self._grows = True
+        try:
+            while True:
+                await self._crowded.wait()
+                self._crowded.clear()
+                try:
+                    with translated():
+                        await self._open_another()
+                except DatabaseUnavailable:
+                    # Whoever waits still has those that there are, or finds out for himself that there are none.
+                    self._move_up(all_of_them=True)
+                    await asyncio.sleep(_GROW_AGAIN)
+        finally:
+            self._grows = False
+            self._move_up(all_of_them=True)
+
+    async def _open_another(self) -> None:
+        pool = self._pool
+        if pool is None or pool.get_size() >= self._size:
+            return
+        connection = await pool.acquire(timeout=self._timeout)
+        await pool.release(connection, timeout=_RELEASE)
+        self._move_up()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -144,12 +189,54 @@ class Pool:
                 if self._pool is None:
                     raise asyncpg.InterfaceError("the pool is not open")
                 pool = self._pool
-                connection = await pool.acquire(timeout=self._timeout)
+                connection = await self._acquire(pool)
                 try:
                     with dropped_when_cut_short(connection):
                         yield connection
                 finally:
-                    await pool.release(connection, timeout=_RELEASE)
+                    try:
+                        await pool.release(connection, timeout=_RELEASE)
+                    finally:
+                        self._move_up()
+
+    async def _acquire(self, pool: asyncpg.Pool[asyncpg.Record]) -> asyncpg.pool.PoolConnectionProxy[asyncpg.Record]:
+        async with asyncio.timeout(self._timeout):
+            while self._grows and self._would_open(pool):
+                self._crowded.set()
+                await self._stand_in_line()
+                if self._pool is not pool:
+                    raise asyncpg.InterfaceError("the pool is not open")
+        self._claimed += 1
+        try:
+            return await pool.acquire(timeout=self._timeout)
+        finally:
+            self._claimed -= 1
+            self._move_up()
+
+    def _would_open(self, pool: asyncpg.Pool[asyncpg.Record]) -> bool:
+        """Whether to acquire a connection now would open one, although there are some to wait for."""
+        return 0 < pool.get_size() < self._size and pool.get_idle_size() <= self._claimed
+
+    async def _stand_in_line(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._move_up()  # it was his turn, which he does not take
+            raise
+
+    def _move_up(self, *, all_of_them: bool = False) -> None:
+        """Lets the first in line look again; all, where no more can be opened: the driver has a line of its own."""
+        pool = self._pool
+        everybody = all_of_them or pool is None or pool.get_size() >= self._size
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                if not everybody:
+                    return
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

@@ -98,14 +98,19 @@ class Store:
             kinds.setdefault(settlement.outcome.kind, []).append(settlement)
         if not kinds:
             return Settled()
+        calls = [_settle_call(kind, worker_id, settlements, keep_done) for kind, settlements in kinds.items()]
         rows: list[asyncpg.Record] = []
-        async with self._pool.transaction() as connection:
-            for kind, settlements in kinds.items():
-                statement, args = _settle_call(kind, worker_id, settlements, keep_done)
-                rows += await connection.fetch(statement, *args)
-            # Last, because whoever holds a lane waits for nothing else.
-            lanes = {row["serial_queue"] for row in rows if row["serial_queue"] is not None}
-            ready = await connection.fetchval(query("advance_lanes"), sorted(lanes)) if lanes else ()
+        ready: Sequence[str] = ()
+        if len(calls) == 1 and not any(settlement.serial for settlement in batch):
+            ((name, args),) = calls
+            rows = await self._pool.fetch(name, *args)  # what most batches are: a transaction of its own
+        else:
+            async with self._pool.transaction() as connection:
+                for name, args in calls:
+                    rows += await connection.fetch(query(name), *args)
+                # Last, because whoever holds a lane waits for nothing else.
+                lanes = {row["serial_queue"] for row in rows if row["serial_queue"] is not None}
+                ready = await connection.fetchval(query("advance_lanes"), sorted(lanes)) if lanes else ()
         return Settled({row["id"]: row["verdict"] for row in rows}, set(ready))
 
     # Durable runs
@@ -248,17 +253,17 @@ def _settle_call(
     ids = [s.job_id for s in settlements]
     leases = [s.lease for s in settlements]
     if kind is OutcomeKind.COMPLETED:
-        return query("settle_completed"), (worker_id, ids, leases, keep_done)
+        return "settle_completed", (worker_id, ids, leases, keep_done)
     if kind is OutcomeKind.RELEASED:
-        return query("settle_released"), (worker_id, ids, leases)
+        return "settle_released", (worker_id, ids, leases)
     errors = [_writable(s.outcome.error) for s in settlements]
     payloads = [s.payload for s in settlements]
     if kind is OutcomeKind.DEAD:
         reasons = [s.outcome.reason for s in settlements]
-        return query("settle_dead"), (worker_id, ids, leases, reasons, errors, payloads)
+        return "settle_dead", (worker_id, ids, leases, reasons, errors, payloads)
     delays = [s.outcome.delay for s in settlements]
     strict = [s.strict for s in settlements]
-    return query("settle_retried"), (worker_id, ids, leases, delays, errors, strict, payloads)
+    return "settle_retried", (worker_id, ids, leases, delays, errors, strict, payloads)
 
 
 def _writable(text: str | None) -> str | None:

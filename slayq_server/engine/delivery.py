@@ -17,7 +17,8 @@ from slayq.protocol import NO_RETRY_STATUS, SIGNATURE_HEADER
 from slayq.signing import sign_v1
 from slayq_server import __version__
 from slayq_server.engine.address_guard import Blocked
-from slayq_server.engine.posting import HttpPoster, PostFailed
+from slayq_server.engine.exchange import PostFailed
+from slayq_server.engine.posting import HttpPoster
 from slayq_server.errors import WorkerLost
 from slayq_server.model import Answer, CallbackResult
 from slayq_server.protocol.v1 import UndeliverablePayload, callback_of
@@ -30,14 +31,15 @@ if TYPE_CHECKING:
 
     from slayq_server.clock import Clock
     from slayq_server.engine.address_guard import AddressGuard, Target
-    from slayq_server.engine.posting import Reply, Stream
+    from slayq_server.engine.exchange import Exchange, Reply
+    from slayq_server.engine.posting import Stream
     from slayq_server.model import LeasedJob
     from slayq_server.protocol.v1 import Callback
 
 RESPONSE_LIMIT: Final = 64 * 1024
 RETRY_AFTER_MAX: Final = 86_400.0
 _LARGE_PAYLOAD: Final = 2**20
-"""Characters from which a payload is printed in a thread, so that deliveries and renewals go on meanwhile."""
+"""Characters from which a payload is printed in a thread."""
 _ASKS_TO_WAIT: Final = (429, 503)
 _SECONDS: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
 
@@ -137,8 +139,35 @@ class Callbacks:
         except PostFailed as error:
             return delivery.failed(error.result, str(error))
         except TimeoutError:
-            return delivery.failed(CallbackResult.TIMEOUT, f"{delivery.host}: no full answer within {timeout:g} s")
+            return delivery.timed_out(timeout)
         return delivery.answered(target, reply, self._retry_after(reply))
+
+    def deliver_now(self, job: LeasedJob, *, timeout: float, done: Callable[[Answer], None]) -> Exchange | None:
+        """Posts the job's callback once, if that takes no waiting; None: nothing was sent, and `deliver` tells why.
+
+        Args:
+            job: what to deliver.
+            timeout: seconds for the answer to its last byte.
+            done: called once from the event loop, unless the exchange is cancelled before.
+        """
+        if is_large(job):
+            return None
+        delivery = _Delivery(job, self._secret, self._clock, self._may_send)
+        try:
+            target = self._guard.check_url(delivery.prepare_now().url)
+            delivery.host = target.authority
+
+            def tell(reply: Reply | PostFailed | None) -> None:
+                if reply is None:
+                    done(delivery.timed_out(timeout))
+                elif isinstance(reply, PostFailed):
+                    done(delivery.failed(reply.result, str(reply)))
+                else:
+                    done(delivery.answered(target, reply, self._retry_after(reply)))
+
+            return self._poster.post_now(target, delivery.seal, guard=self._guard, timeout=timeout, done=tell)
+        except (UndeliverablePayload, Blocked, WorkerLost):
+            return None
 
     def _retry_after(self, reply: Reply) -> float | None:
         return retry_after_of(reply, self._clock.wall(), self._retry_after_max)
@@ -162,11 +191,14 @@ class _Delivery:
 
     async def prepare(self) -> Callback:
         """The job's callback."""
-        payload, patches = self._job.payload, self._job.patches
-        if len(payload) + len(patches or "") < _LARGE_PAYLOAD:
-            self._callback = callback_of(payload, patches)
-        else:
-            self._callback = await asyncio.to_thread(callback_of, payload, patches)
+        if not is_large(self._job):
+            return self.prepare_now()
+        self._callback = await asyncio.to_thread(callback_of, self._job.payload, self._job.patches)
+        return self._callback
+
+    def prepare_now(self) -> Callback:
+        """The callback of a job that is not large."""
+        self._callback = callback_of(self._job.payload, self._job.patches)
         return self._callback
 
     def seal(self) -> tuple[bytes, dict[str, str]]:
@@ -179,6 +211,10 @@ class _Delivery:
         signature = sign_v1(self._secret, body)
         self._sent = self._clock.monotonic()
         return body, {SIGNATURE_HEADER: signature}
+
+    def timed_out(self, timeout: float) -> Answer:
+        """The delivery that took too long."""
+        return self.failed(CallbackResult.TIMEOUT, f"{self.host}: no full answer within {timeout:g} s")
 
     def failed(self, result: CallbackResult, error: str, *, undeliverable: bool = False) -> Answer:
         """The delivery without an answer."""
@@ -219,6 +255,11 @@ class _Delivery:
     @property
     def _sent_after(self) -> float | None:
         return None if self._sent is None else self._sent - self._started
+
+
+def is_large(job: LeasedJob) -> bool:
+    """Whether its callback is made in a thread, so that other deliveries and renewals go on meanwhile."""
+    return len(job.payload) + len(job.patches or "") >= _LARGE_PAYLOAD
 
 
 def result_of(status: int) -> CallbackResult:

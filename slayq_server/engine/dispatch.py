@@ -3,6 +3,12 @@
 A job of protocol v1 is a callback whose outcome goes to the settler. A durable run is a segment that fills a record of
 the journal as it goes along; its outcome ends the record. All else is the same for both: slots, trust, the drain.
 
+Most callbacks begin at once and end in a call (see `exchange`); what has to wait first, and every segment, has a task.
+
+A pool that is busy leases a little more than it has slots for: what it will begin within some 20 ms waits here for the
+next slot, *ahead*, so that no slot waits for Postgres. It goes back, the attempt not counted, when its queue is paused
+or taken away, or the daemon stops.
+
 Invariant: a job is in `running` from the moment it is leased until its outcome is with the settler or the journal, or
 given up, so that whoever asks "what do we hold?" gets a complete answer.
 """
@@ -11,8 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict, deque
 from dataclasses import dataclass
-from logging import ERROR, INFO
+from logging import DEBUG, ERROR, INFO
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -33,10 +40,19 @@ _DELIVERY_FAILED = ("job_retried", "job_undelivered")
 _log = structlog.get_logger()
 
 
+class Cancellable(Protocol):
+    """A delivery that goes on without a task."""
+
+    def cancel(self) -> bool:
+        """Closes it, and nobody is told. Whether there was anything left to cancel."""
+        ...
+
+
 class Delivering(Protocol):
     """What sends a callback."""
 
     async def deliver(self, job: LeasedJob, *, timeout: float, connect_timeout: float) -> Answer: ...
+    def deliver_now(self, job: LeasedJob, *, timeout: float, done: Callable[[Answer], None]) -> Cancellable | None: ...
 
 
 class Recording(Protocol):
@@ -74,16 +90,21 @@ class DispatchMetrics(Protocol):
     def response(self, queue: str, result: CallbackResult) -> None: ...
     def callback_duration(self, queue: str, seconds: float) -> None: ...
     def job_wait(self, queue: str, seconds: float) -> None: ...
-    def in_flight(self, queue: str, n: int) -> None: ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Running:
+    job: LeasedJob
+    pool: Pool
     worker_id: int | None
     """None once the row is lost: the delivery's end is then written down nowhere."""
-    task: asyncio.Task[Settlement | None]
-    record: Recording | None
+    leased_at: float
+    """By the event loop's clock."""
+    begun_at: float = 0.0
+    record: Recording | None = None
     """A run's."""
+    delivery: asyncio.Task[Settlement | None] | Cancellable | None = None
+    """None while it waits for a slot, and while it begins."""
 
 
 class Dispatcher:
@@ -123,13 +144,16 @@ class Dispatcher:
         self._on_freed = on_freed
         # By lease, not by job: a job that was given up with its worker row may be here again before that has ended.
         self._running: dict[tuple[int, int], _Running] = {}
+        self._ahead: defaultdict[Pool, deque[_Running]] = defaultdict(deque)
+        """Leased, and waiting for a slot."""
         self._runs = 0
         self._repeats = Repeats()
+        self._tells_all = _log.is_enabled_for(DEBUG)
         self._idle = asyncio.Event()
         self._idle.set()
 
     def job_ids(self) -> list[int]:
-        """The jobs being delivered."""
+        """The jobs being delivered, or about to be."""
         return [job_id for job_id, _ in self._running]
 
     @property
@@ -138,40 +162,38 @@ class Dispatcher:
         return self._runs > 0
 
     def start(self, job: LeasedJob, pool: Pool) -> None:
-        """Takes a leased job over and begins its delivery."""
+        """Takes a leased job over and begins its delivery, or keeps it for the pool's next slot."""
         worker_id = self._worker.id
         assert worker_id is not None
-        pool.in_flight += 1
         self._idle.clear()
-        record = None
-        if job.run is not None:
-            self._runs += 1
-            record = self._journal.open(worker_id, job, pool.name, lambda note: self._refusal(note, job, pool))
-        task = self._spawn(self._deliver(job, pool, record))
-        running = self._running[job.id, job.lease] = _Running(worker_id, task, record)
-        # A callback, not a finally: a task that is cancelled before its first step never runs any of its code.
-        task.add_done_callback(lambda task: self._ended(task, job, pool, running))
-        self._metrics.in_flight(pool.name, pool.in_flight)
+        running = _Running(job, pool, worker_id, asyncio.get_running_loop().time())
+        self._running[job.id, job.lease] = running
+        if pool.full and not pool.cluster:
+            self._ahead[pool].append(running)
+            pool.ahead += 1
+        else:
+            self._begin(running)
 
     def abandon(self, worker_id: int) -> int:
         """Closes the deliveries of a worker row that is lost; nothing of them is settled. How many there were."""
         lost = [running for running in self._running.values() if running.worker_id == worker_id]
         for running in lost:
             running.worker_id = None
-            running.task.cancel("the lease is lost")
+        for running in lost:
+            self._cancel(running, "the lease is lost")
         return len(lost)
 
     def close(self, job_id: int, lease: int) -> None:
         """Closes one delivery: nothing that it says counts any more."""
         running = self._running.get((job_id, lease))
         if running is not None:
-            running.task.cancel("nothing more of it is written down")
+            self._cancel(running, "nothing more of it is written down")
 
     def cancel(self, leases: Collection[tuple[int, int]]) -> int:
         """Closes the deliveries of these (job id, lease), which have been cancelled. How many there were."""
         cancelled = [running for lease in leases if (running := self._running.get(lease)) is not None]
         for running in cancelled:
-            running.task.cancel("the run is cancelled")
+            self._cancel(running, "the run is cancelled")
         return len(cancelled)
 
     async def drained(self) -> None:
@@ -180,52 +202,126 @@ class Dispatcher:
 
     def give_back(self) -> int:
         """Closes all deliveries; their jobs go back unharmed, the attempt not counted. How many there were."""
-        for running in self._running.values():
-            running.task.cancel("the daemon is stopping")
-        return len(self._running)
+        every = list(self._running.values())
+        for running in every:
+            self._cancel(running, "the daemon is stopping")
+        return len(every)
 
-    def _ended(self, task: asyncio.Task[Settlement | None], job: LeasedJob, pool: Pool, running: _Running) -> None:
-        if task.cancelled():
-            settlement: Settlement | None = Settlement(job.id, job.lease, pool.name, Outcome(OutcomeKind.RELEASED))
-        else:
-            settlement = task.result()
+    def give_back_ahead(self, pool: Pool) -> None:
+        """Gives back what waits for a slot of the pool."""
+        for running in list(self._ahead[pool]):
+            self._cancel(running, "it is not to begin")
+
+    # One delivery
+
+    def _begin(self, running: _Running) -> None:
+        job, pool = running.job, running.pool
+        pool.in_flight += 1
+        running.begun_at = asyncio.get_running_loop().time()
+        if job.run is not None:
+            self._runs += 1
+            self._open_record(running)
+        elif self._worker.trusted:
+            running.delivery = self._begin_now(running)
+        if running.delivery is None:
+            task = running.delivery = self._spawn(self._deliver(running))
+            # A callback, not a finally: a task that is cancelled before its first step never runs any of its code.
+            task.add_done_callback(lambda task: self._task_ended(task, running))
+
+    def _open_record(self, running: _Running) -> Recording:
+        job, pool = running.job, running.pool
+        assert running.worker_id is not None
+        running.record = self._journal.open(
+            running.worker_id, job, pool.name, lambda note: self._refusal(note, job, pool)
+        )
+        return running.record
+
+    def _begin_now(self, running: _Running) -> Cancellable | None:
+        """Begins a delivery that needs no task; None: it does."""
+        try:
+            return self._callbacks.deliver_now(
+                running.job, timeout=running.pool.timeout, done=lambda answer: self._answered(running, answer)
+            )
+        except Exception as error:
+            self._log_fault("delivery_failed_unexpectedly", error, running.job, running.pool)
+            return None
+
+    def _answered(self, running: _Running, answer: Answer) -> None:
+        self._ended(running, self._settlement(running, answer))
+
+    def _cancel(self, running: _Running, why: str) -> None:
+        """Closes a delivery, soon; its job goes back, unless the worker row is lost."""
+        if isinstance(running.delivery, asyncio.Task):
+            running.delivery.cancel(why)
+        elif running.delivery is not None:
+            if running.delivery.cancel():
+                asyncio.get_running_loop().call_soon(self._ended, running, _released(running))
+        elif running in self._ahead[running.pool]:
+            self._ahead[running.pool].remove(running)
+            running.pool.ahead -= 1
+            if running.job.run is not None and running.worker_id is not None:
+                self._open_record(running)
+            self._forget(running, _released(running))
+
+    def _task_ended(self, task: asyncio.Task[Settlement | None], running: _Running) -> None:
+        self._ended(running, _released(running) if task.cancelled() else task.result())
+
+    def _ended(self, running: _Running, settlement: Settlement | None) -> None:
+        pool = running.pool
+        self._runs -= running.job.run is not None
+        pool.in_flight -= 1
+        self._forget(running, settlement)
+        self._begin_ahead(pool)
+        self._on_freed(pool)
+
+    def _forget(self, running: _Running, settlement: Settlement | None) -> None:
         # The settler or the journal has the outcome before `running` forgets the job.
         if settlement is not None and running.worker_id is not None:
             if running.record is None:
                 self._settle(running.worker_id, settlement)
             else:
                 running.record.finish(settlement.outcome)
-        del self._running[job.id, job.lease]
-        self._runs -= job.run is not None
-        pool.in_flight -= 1
-        self._metrics.in_flight(pool.name, pool.in_flight)
+        del self._running[running.job.id, running.job.lease]
         if not self._running:
             self._idle.set()
-        self._on_freed(pool)
 
-    async def _deliver(self, job: LeasedJob, pool: Pool, record: Recording | None) -> Settlement | None:
+    def _begin_ahead(self, pool: Pool) -> None:
+        ahead = self._ahead[pool]
+        while ahead and not pool.full:
+            pool.ahead -= 1
+            self._begin(ahead.popleft())
+
+    async def _deliver(self, running: _Running) -> Settlement | None:
         if not self._worker.trusted:
             return None  # goes back when the row is reaped
+        job, pool = running.job, running.pool
         # A fault of ours must cost this one attempt, not the daemon with all that it holds.
         try:
             limits = {"timeout": pool.timeout, "connect_timeout": pool.connect_timeout}
-            if record is None:
+            if running.record is None:
                 answer = await self._callbacks.deliver(job, **limits)
             else:
-                answer = await self._segments.deliver(job, record, **limits)
+                answer = await self._segments.deliver(job, running.record, **limits)
         except WorkerLost:
             return None  # as above
         except Exception as error:
             self._log_fault("delivery_failed_unexpectedly", error, job, pool)
             answer = _fault(error)
+        return self._settlement(running, answer)
+
+    def _settlement(self, running: _Running, answer: Answer) -> Settlement:
+        """What an answer comes to, counted and logged."""
+        job, pool = running.job, running.pool
         try:
             settlement = self._conclude(answer, job, pool)
         except Exception as error:
             self._log_fault("outcome_failed_unexpectedly", error, job, pool)
             answer = _fault(error)
             settlement = self._conclude(answer, job, pool)
+        pool.note_duration(answer.duration)
         if answer.sent_after is not None:
-            self._metrics.job_wait(pool.name, max(0.0, job.waited) + answer.sent_after)
+            held = running.begun_at - running.leased_at
+            self._metrics.job_wait(pool.name, max(0.0, job.waited) + held + answer.sent_after)
         self._metrics.response(pool.name, answer.result)
         self._metrics.callback_duration(pool.name, answer.duration)
         self._log(job, pool, answer, settlement.outcome)
@@ -243,7 +339,8 @@ class Dispatcher:
             not_found_is_done=pool.not_found_is_done,
         )
         payload = None if outcome.remaining is None else keep_indexes(job.payload, outcome.remaining)
-        return Settlement(job.id, job.lease, pool.name, outcome, pool.strict, payload)
+        serial = job.serial_queue is not None
+        return Settlement(job.id, job.lease, pool.name, outcome, pool.strict, payload, serial)
 
     def _conclude_run(self, answer: Answer, job: LeasedJob, pool: Pool) -> Outcome:
         assert job.run is not None
@@ -261,6 +358,12 @@ class Dispatcher:
         return self._conclude_run(Answer(CallbackResult.OK, terminal=Failed(note, retry=True)), job, pool)
 
     def _log(self, job: LeasedJob, pool: Pool, answer: Answer, outcome: Outcome) -> None:
+        if answer.result is CallbackResult.OK:
+            for failed in _DELIVERY_FAILED:
+                self._repeats.recovered(failed, "endpoint_answers_again", of=answer.endpoint, endpoint=answer.endpoint)
+        ended_well = outcome.kind in (OutcomeKind.COMPLETED, OutcomeKind.SUSPENDED)
+        if ended_well and not self._tells_all:
+            return
         event = "job_" + outcome.kind.value
         fields = {
             "queue": pool.name,
@@ -274,7 +377,7 @@ class Dispatcher:
             "duration_seconds": round(answer.duration, 4),
             "error": outcome.error,
         }
-        if outcome.kind in (OutcomeKind.COMPLETED, OutcomeKind.SUSPENDED):
+        if ended_well:
             _log.debug(event, **fields)
         elif outcome.kind is OutcomeKind.DEAD:
             _log.warning(event, **fields)  # the last word on a job is never left out
@@ -282,13 +385,14 @@ class Dispatcher:
             # Of an endpoint that fails, or of a queue whose functions do.
             of = pool.name if answer.result is CallbackResult.OK else answer.endpoint
             self._repeats.log(INFO, event, kind=f"{answer.result} {answer.status}", of=of, **fields)
-        if answer.result is CallbackResult.OK:
-            for failed in _DELIVERY_FAILED:
-                self._repeats.recovered(failed, "endpoint_answers_again", of=answer.endpoint, endpoint=answer.endpoint)
 
     def _log_fault(self, event: str, error: Exception, job: LeasedJob, pool: Pool) -> None:
         kind = type(error).__name__
         self._repeats.log(ERROR, event, kind=kind, queue=pool.name, job_id=job.id, exc_info=error)
+
+
+def _released(running: _Running) -> Settlement:
+    return Settlement(running.job.id, running.job.lease, running.pool.name, Outcome(OutcomeKind.RELEASED))
 
 
 def _fault(error: Exception) -> Answer:

@@ -1,7 +1,8 @@
 """Wake, lease a batch, hand out.
 
 One lease statement is on its way at a time; the slots that become free meanwhile make the next batch. A pool is
-*hungry* while there may be jobs for it that have not been leased: then every free slot leads to a lease. A lease that
+*hungry* while there may be jobs for it that have not been leased: then every free slot leads to a lease, and a pool
+that is quick leases some jobs ahead (see `pools`). A lease that
 brings fewer jobs than asked for ends that, and from then on a word wakes it: NOTIFY, the timer, an RPC, the heartbeat.
 
 NOTIFY makes committers queue up behind one lock of the whole cluster, so this daemon asks for it (the worker row's
@@ -191,7 +192,7 @@ class Leaser:
 
     def slot_freed(self, pool: Pool) -> None:
         """A delivery ended."""
-        if self._appetite(pool).hungry or pool.slots:
+        if pool.slots or (self._appetite(pool).hungry and pool.wanted > 0):
             self._wake.set()
 
     async def stop(self) -> None:
@@ -259,7 +260,7 @@ class Leaser:
         appetite = self._appetite(pool)
         if pool.paused or not appetite.hungry:
             return False
-        return pool.free > 0 or (pool.cluster and pool.room > 0 and not appetite.starved)
+        return pool.wanted > 0 or (pool.cluster and pool.room > 0 and not appetite.starved)
 
     def _idle_slots(self, pool: Pool) -> int:
         """Slots of the cluster's limit that this daemon has no use for now."""
@@ -291,14 +292,14 @@ class Leaser:
             return
         await self._resolve_doubts(worker_id)
         await self._balance_slots(worker_id)
-        asked = [pool for pool in self._pools if pool.free > 0 and self._appetite(pool).hungry]
+        asked = [pool for pool in self._pools if pool.wanted > 0 and self._appetite(pool).hungry]
         if asked and self._worker.id == worker_id:
             await self._lease_for(asked, worker_id)
         if self._worker.id == worker_id:
             await self._write_wants(worker_id)
 
     async def _lease_for(self, asked: Sequence[Pool], worker_id: int) -> None:
-        requests = [LeaseRequest(pool.names, min(pool.free, self._most)) for pool in asked]
+        requests = [LeaseRequest(pool.names, min(pool.wanted, self._most)) for pool in asked]
         # Answers are understood as they were asked for: a reload may have taken a queue away meanwhile.
         by_queue = {name: pool for pool in asked for name in pool.names}
         wanted = {pool.name: self._is_wanted(pool, worker_id) for pool in asked}

@@ -10,9 +10,12 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httptools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _HEAD_LIMIT: Final = 64 * 1024
 """Bytes of an answer's head, informational ones before it included."""
@@ -40,7 +43,6 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_buffer",
         "_complete",
-        "_failure",
         "_fed",
         "_headers",
         "_informational",
@@ -55,8 +57,10 @@ class Connection(asyncio.Protocol):
         "_until_eof",
         "_waiter",
         "answered",
+        "failure",
         "idle_since",
         "key",
+        "on_end",
         "peer",
         "status",
         "transport",
@@ -71,6 +75,8 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._parser: Any = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
+        self.on_end: Callable[[], None] | None = None
+        """Called once when the answer is there, as far as it is kept, or `failure` is: for who does not wait."""
         self._begin(0, streaming=False)
         self._complete = True  # nothing is asked for yet
 
@@ -91,7 +97,8 @@ class Connection(asyncio.Protocol):
         self._reusable = False
         self._surplus = False
         self._paused = False
-        self._failure: Broken | None = None
+        self.failure: Broken | None = None
+        """Why there will be no answer, or no whole one."""
 
     # The exchange
 
@@ -105,6 +112,11 @@ class Connection(asyncio.Protocol):
         """The answer's body, as far as it is kept. Raises Broken."""
         while not (self._complete or self.truncated):
             await self._progress()
+        return self.body
+
+    @property
+    def body(self) -> bytes:
+        """What is there of the answer's body, as far as it is kept."""
         return bytes(self._buffer[: self._limit])
 
     async def head(self) -> None:
@@ -150,24 +162,31 @@ class Connection(asyncio.Protocol):
 
     async def _progress(self) -> None:
         """Waits until something has happened. Raises what has gone wrong."""
-        if self._failure is None:
+        if self.failure is None:
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
         else:
-            raise self._failure
+            raise self.failure
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _fail(self, why: str, cause: Exception | None = None) -> None:
-        if self._failure is None and not self._complete:
-            self._failure = Broken(why, cause)
+        if self.failure is None and not self._complete:
+            self.failure = Broken(why, cause)
             self._wake()
+            self._tell_end()
         self.abort()
+
+    def _tell_end(self) -> None:
+        tell = self.on_end
+        if tell is not None and (self._complete or self.truncated or self.failure is not None):
+            self.on_end = None
+            tell()
 
     # What the transport says
 
@@ -192,6 +211,8 @@ class Connection(asyncio.Protocol):
             return
         if self._overlong or len(self._headers) > _HEADERS_LIMIT or (not self.answered and self._fed > _HEAD_LIMIT):
             self._fail("head")
+        else:
+            self._tell_end()  # not from within the parser: the next request may go out at once
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
@@ -200,6 +221,7 @@ class Connection(asyncio.Protocol):
         if self.answered and self._until_eof and exc is None:
             self._complete = True
             self._wake()
+            self._tell_end()
         else:
             self._fail("within" if self.answered else "closed", exc)
 

@@ -135,6 +135,33 @@ class PlainClient:
                 if limited.expired():
                     raise TooSlow from error
                 raise
+        self._send(connection, place, target, seal, guard, limit, streaming=streaming)
+        return connection
+
+    def open_now(
+        self, target: Target, seal: Callable[[], tuple[bytes, Mapping[str, str]]], guard: Guard, limit: int
+    ) -> Connection | None:
+        """Sends one POST if an idle connection is there for it, else returns None. `done` is to be called at its end.
+
+        Raises Blocked and Broken.
+        """
+        place = self._place(target.url)
+        connection = self._idle_one(place)
+        if connection is not None:
+            self._send(connection, place, target, seal, guard, limit)
+        return connection
+
+    def _send(
+        self,
+        connection: Connection,
+        place: Place,
+        target: Target,
+        seal: Callable[[], tuple[bytes, Mapping[str, str]]],
+        guard: Guard,
+        limit: int,
+        *,
+        streaming: bool = False,
+    ) -> None:
         if not connection.peer:
             connection.abort()
             raise Broken("closed")
@@ -148,7 +175,6 @@ class PlainClient:
         except BaseException:
             self.done(connection)
             raise
-        return connection
 
     def done(self, connection: Connection) -> None:
         """Ends an exchange: the connection is kept for the next one, or closed."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from slayq_server.engine.backoff import BackoffPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+
+_AHEAD_SECONDS: Final = 0.02
+"""How long what is leased ahead may take to begin: until then it could not be changed, nor overtaken."""
+_AHEAD_MOST: Final = 200
+_PACE: Final = 0.1
+"""How much the last delivery counts for the average."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +42,11 @@ class Pool:
     paused: bool = False
     in_flight: int = 0
     reserved: int = 0
-    """Slots a lease statement that is on its way may fill."""
+    """What a lease statement that is on its way may bring."""
+    ahead: int = 0
+    """Jobs leased that wait for a slot."""
+    pace: float = float("inf")
+    """Seconds that a delivery takes, on the average."""
 
     @property
     def room(self) -> int:
@@ -55,6 +66,23 @@ class Pool:
         if self.cluster:
             return max(0, min(self.room, self.slots - self.in_flight - self.reserved))
         return self.room
+
+    @property
+    def wanted(self) -> int:
+        """Jobs to lease for now: for the free slots, and some ahead where all that are leased begin very soon."""
+        most = self._ahead_limit
+        # Not for each slot that becomes free, but by halves: a statement should be worth its while.
+        return self.free + (most - self.ahead if 2 * self.ahead <= most else 0)
+
+    @property
+    def _ahead_limit(self) -> int:
+        if self.paused or self.cluster or self.limit < 2:
+            return 0
+        return min(_AHEAD_MOST, int(self.limit * _AHEAD_SECONDS / self.pace))
+
+    def note_duration(self, seconds: float) -> None:
+        """A delivery took so long."""
+        self.pace = seconds if self.pace == float("inf") else self.pace + (seconds - self.pace) * _PACE
 
 
 class Pools:
@@ -98,7 +126,7 @@ class Pools:
                 pool.slots = 0  # which of them count under the new limit is for the database to say
             # Deliveries in flight hold the old object: it stays, with the new rules and its own counts.
             for rule in fields(Pool):
-                if rule.name not in ("slots", "in_flight", "reserved"):
+                if rule.name not in ("slots", "in_flight", "reserved", "ahead", "pace"):
                     setattr(pool, rule.name, getattr(new, rule.name))
             self._pools.append(pool)
         self._departed = [pool for pool in old.values() if pool.in_flight or pool.reserved or pool.slots]

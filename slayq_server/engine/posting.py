@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import socket
 import ssl
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -33,17 +32,19 @@ from yarl import URL
 from slayq.protocol import CONTENT_TYPE
 from slayq_server.engine import plain_http
 from slayq_server.engine.address_guard import Blocked
+from slayq_server.engine.exchange import PostFailed, Reply, plain_failure, reason_of, reply_of, send_now
 from slayq_server.engine.plain_connection import Broken
 from slayq_server.model import CallbackResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from aiohttp.abc import AbstractResolver
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import AddrInfoType, Connection
 
     from slayq_server.engine.address_guard import Target
+    from slayq_server.engine.exchange import Exchange, Guard, Seal
     from slayq_server.engine.plain_connection import Connection as PlainConnection
 
 KEEP_ALIVE: Final = 1.0
@@ -52,20 +53,6 @@ NAMES_KEPT: Final = 10
 """Seconds that the addresses of a name are kept. Each is judged whenever it is connected to."""
 _LARGE_BODY: Final = 2**20
 """Bytes from which a body is written in pieces."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """How an endpoint answered."""
-
-    status: int
-    body: bytes
-    truncated: bool
-    """The body went on; the connection was closed."""
-    retry_after: str | None
-    """The header as it came."""
-    date: str | None
-    """The header as it came."""
 
 
 class Stream:
@@ -117,25 +104,7 @@ class _PlainStream(Stream):
         try:
             return await self._connection.read()
         except Broken as error:
-            raise _plain_failure(error, self._target, 0.0) from error
-
-
-class PostFailed(Exception):
-    """There is no answer. The message is one line, and holds nothing of the payload, the URL's path or its query."""
-
-    def __init__(self, result: CallbackResult, message: str) -> None:
-        super().__init__(message)
-        self.result = result
-
-
-Seal: TypeAlias = "Callable[[], tuple[bytes, Mapping[str, str]]]"
-"""Makes a body, and the headers that sign it."""
-
-
-class Guard(Protocol):
-    """What judges addresses; raises Blocked."""
-
-    def check_address(self, address: str, target: Target) -> None: ...
+            raise plain_failure(error, self._target, 0.0) from error
 
 
 class HttpPoster:
@@ -228,6 +197,31 @@ class HttpPoster:
         headers = response.headers
         return Reply(response.status, body, truncated, headers.get("Retry-After"), headers.get("Date"))
 
+    def post_now(
+        self,
+        target: Target,
+        seal: Seal,
+        *,
+        guard: Guard,
+        timeout: float,
+        done: Callable[[Reply | PostFailed | None], None],
+    ) -> Exchange | None:
+        """Sends one POST if that takes no waiting: nothing is sent, and None returned, unless a connection is idle.
+
+        Args:
+            target: where to.
+            seal: makes the body and the headers that sign it; called once, if there is a connection.
+            guard: judges its address.
+            timeout: seconds for the answer to its last byte.
+            done: called once from the event loop: with the answer, why there is none, or None when time is up.
+
+        Raises:
+            Blocked: the guard refused the address.
+        """
+        if not self._is_plain(target):
+            return None
+        return send_now(self._plain, target, seal, guard, self._response_limit, timeout, done)
+
     @contextlib.asynccontextmanager
     async def stream(
         self, target: Target, seal: Seal, *, guard: Guard, connect_timeout: float
@@ -255,19 +249,18 @@ class HttpPoster:
     async def _post_plainly(self, target: Target, seal: Seal, guard: Guard, connect_timeout: float) -> Reply:
         connection = await self._open_plainly(target, seal, guard, connect_timeout)
         try:
-            body = await connection.whole()
+            await connection.whole()
         except Broken as error:
-            raise _plain_failure(error, target, connect_timeout) from error
+            raise plain_failure(error, target, connect_timeout) from error
         finally:
             self._plain.done(connection)
-        retry_after, date = connection.header(b"retry-after"), connection.header(b"date")
-        return Reply(connection.status, body, connection.truncated, retry_after, date)
+        return reply_of(connection)
 
     async def _plain_stream(self, connection: PlainConnection, target: Target) -> Stream:
         try:
             await connection.head()
         except Broken as error:
-            raise _plain_failure(error, target, 0.0) from error
+            raise plain_failure(error, target, 0.0) from error
         return _PlainStream(connection, target)
 
     async def _open_plainly(
@@ -278,7 +271,7 @@ class HttpPoster:
                 target, seal, guard, self._response_limit, connect_timeout=connect_timeout, streaming=streaming
             )
         except (plain_http.NameUnknown, plain_http.TooSlow, Broken, OSError, RuntimeError) as error:
-            raise _plain_failure(error, target, connect_timeout) from error
+            raise plain_failure(error, target, connect_timeout) from error
 
     async def _open(self, target: Target, seal: Seal, guard: Guard, connect_timeout: float) -> aiohttp.ClientResponse:
         """Sends one POST; returns as soon as the answer has begun."""
@@ -397,39 +390,15 @@ def _failure(error: Exception, target: Target, connect_timeout: float) -> PostFa
         return PostFailed(CallbackResult.TLS_ERROR, f"{host}: no TLS connection ({why})")
     match error:
         case aiohttp.ClientConnectorError():
-            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: no connection ({_reason(error.os_error)})")
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: no connection ({reason_of(error.os_error)})")
         case aiohttp.ClientPayloadError():
             return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke within the answer")
         case aiohttp.ServerDisconnectedError():
             return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection was closed without an answer")
         case OSError():
-            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke ({_reason(error)})")
+            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke ({reason_of(error)})")
         case _:
             return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke ({type(error).__name__})")
-
-
-def _plain_failure(error: Exception, target: Target, connect_timeout: float) -> PostFailed:
-    """What `plain_http` says, in the same words."""
-    host = target.authority
-    match error:
-        case plain_http.TooSlow():
-            return PostFailed(CallbackResult.TIMEOUT, f"{host}: no connection within {connect_timeout:g} s")
-        case plain_http.NameUnknown():
-            return PostFailed(CallbackResult.DNS_ERROR, f"{host}: the name cannot be looked up ({error})")
-        case Broken(why="invalid"):
-            return PostFailed(CallbackResult.PROTOCOL_ERROR, f"{host}: the answer is not valid HTTP")
-        case Broken(why="head"):
-            return PostFailed(CallbackResult.TOO_LARGE, f"{host}: the answer's headers are too long")
-        case Broken(why="within"):
-            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke within the answer")
-        case Broken(cause=OSError() as cause):
-            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection broke ({_reason(cause)})")
-        case Broken():
-            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: the connection was closed without an answer")
-        case OSError():
-            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: no connection ({_reason(error)})")
-        case _:
-            return PostFailed(CallbackResult.CONNECT_ERROR, f"{host}: no connection ({type(error).__name__})")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -444,7 +413,3 @@ def _is_too_long(error: BaseException) -> bool:
     if isinstance(error, LineTooLong):
         return True
     return isinstance(error, HttpProcessingError) and error.message.startswith("Too many headers")
-
-
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno else "no reason given"

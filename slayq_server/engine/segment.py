@@ -17,7 +17,8 @@ from slayq.signing import sign_v2, v2_headers
 from slayq_server import __version__
 from slayq_server.engine.address_guard import Blocked
 from slayq_server.engine.delivery import RETRY_AFTER_MAX, result_of, retry_after_of, words_of
-from slayq_server.engine.posting import HttpPoster, PostFailed
+from slayq_server.engine.exchange import PostFailed
+from slayq_server.engine.posting import HttpPoster
 from slayq_server.errors import WorkerLost
 from slayq_server.model import Answer, CallbackResult, Failed
 from slayq_server.protocol.ops import BrokenStream, OpReader

@@ -1,4 +1,8 @@
-"""What is done now and then: the gauges' snapshot, and pruning what has been kept long enough."""
+"""What is done now and then: the gauges' snapshot, and pruning what has been kept long enough.
+
+It has no clockwork of its own, but goes by the renewals of the worker row, and does one thing after the other, when
+such a renewal has ended: a server that has nothing to do needs no second connection for it.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,10 @@ from slayq_server.errors import DatabaseUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from slayq_server.clock import Clock
+
 SNAPSHOT_EVERY = 14.0
-"""Seconds; scrapes must not read anything older than 15 s."""
+"""Seconds, at the most, where renewals allow it; scrapes must not read anything older than 15 s."""
 PRUNE_EVERY = 60.0
 _PRUNE_BATCH = 1000
 _TRIGGER_AGE = 3600.0
@@ -35,12 +41,14 @@ class UpkeepStore(Protocol):
 
 
 class Upkeep:
-    """Two slow loops over the database."""
+    """A slow loop over the database."""
 
     def __init__(
         self,
         store: UpkeepStore,
+        clock: Clock,
         *,
+        beats_every: float,
         on_snapshot: Callable[[Sequence[SnapshotRow]], None],
         on_error: Callable[[DatabaseUnavailable], None],
         done_kept: float | None,
@@ -50,32 +58,41 @@ class Upkeep:
 
         Args:
             store: the database.
+            clock: measures.
+            beats_every: seconds between two beats.
             on_snapshot: called with each snapshot's rows.
             on_error: called when the database is away.
             done_kept: seconds that history is kept; None: there is none.
             dead_kept: seconds that dead letters are kept.
         """
         self._store = store
+        self._clock = clock
+        self._beats_every = beats_every
         self._on_snapshot = on_snapshot
         self._on_error = on_error
         self.done_kept = done_kept
         self.dead_kept = dead_kept
+        self._beat = asyncio.Event()
 
-    async def run_snapshots(self) -> None:
-        """Takes snapshots until cancelled."""
-        while True:
-            try:
-                self._on_snapshot(await self._store.snapshot())
-            except DatabaseUnavailable as error:
-                self._on_error(error)
-            await asyncio.sleep(SNAPSHOT_EVERY)
+    def beat(self) -> None:
+        """The worker row has been renewed."""
+        self._beat.set()
 
-    async def run_pruning(self) -> None:
-        """Prunes until cancelled, small batches one after the other."""
+    async def run(self) -> None:
+        """Takes snapshots and prunes until cancelled."""
+        snapshot_at = float("-inf")
+        prune_at = self._clock.monotonic() + PRUNE_EVERY
         while True:
-            await asyncio.sleep(PRUNE_EVERY)
+            await self._beat.wait()
+            self._beat.clear()
+            now = self._clock.monotonic()
             try:
-                await self.prune_once()
+                if snapshot_at < now + self._beats_every:  # the next beat would come too late
+                    snapshot_at = now + SNAPSHOT_EVERY
+                    self._on_snapshot(await self._store.snapshot())
+                if prune_at <= now:
+                    prune_at = now + PRUNE_EVERY
+                    await self.prune_once()
             except DatabaseUnavailable as error:
                 self._on_error(error)
 

@@ -8,12 +8,10 @@ limit on bodies, and a connection that has not sent a whole request within `idle
 from __future__ import annotations
 
 import asyncio
-import errno
 import hmac
 import json
 import logging
-import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 from aiohttp import hdrs, web
@@ -21,17 +19,17 @@ from aiohttp.http import HttpProcessingError
 
 from slayq_server.errors import ConfigurationError
 from slayq_server.http import openapi
+from slayq_server.http.listening import START_TIMEOUT, why_not
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable, Sequence
 
-    from slayq_server.http.health import HealthState
+    from slayq_server.http.health import Health, HealthState, ServerHealth
     from slayq_server.metrics import Metrics
 
 _HEADER_BYTES: Final = 4096
 _HEADERS: Final = 64
-_START_TIMEOUT: Final = 10.0
-"""Seconds for the bind address to be resolved and bound."""
 _LINGER: Final = 2.0
 """Seconds to read the rest of a body that nobody wanted, so that the client sees the answer."""
 _HINT: Final = "there is nothing here: GET /livez, /readyz, /healthz or /metrics, or POST a task (/add-worker-job …)"
@@ -84,12 +82,20 @@ async def _answers(
     return response
 
 
+class Processes(Protocol):
+    """All processes of a server that has several: what is said of the server says it of all of them."""
+
+    async def health(self) -> ServerHealth: ...
+    async def metrics(self) -> bytes: ...
+
+
 class HttpServer:
     """Serves health, metrics and `routes` on one address, from `start` to `close`.
 
     `health` is asked on every probe and must answer from memory. `metrics_tokens`: if there is any, `/metrics` wants
-    one of them as a bearer token. `max_body_bytes` bounds the body of a request to one of `routes`. `idle_timeout` and
-    `close_timeout` are seconds.
+    one of them as a bearer token. Where the server has several processes, `sockets` are bound already, and shared by
+    all of them, and `processes` speaks for all. `max_body_bytes` bounds the body of a request to one of `routes`.
+    `idle_timeout` and `close_timeout` are seconds.
     """
 
     def __init__(
@@ -101,6 +107,8 @@ class HttpServer:
         metrics: Metrics,
         metrics_tokens: Sequence[str] = (),
         routes: Sequence[web.RouteDef] = (),
+        sockets: Sequence[socket.socket] = (),
+        processes: Processes | None = None,
         max_body_bytes: int = 1024 * 1024,
         idle_timeout: float = 30.0,
         close_timeout: float = 2.0,
@@ -111,6 +119,8 @@ class HttpServer:
         self._metrics = metrics
         self._tokens: tuple[bytes, ...] = ()
         self._routes = tuple(routes)
+        self._sockets = tuple(sockets)
+        self._processes = processes
         self._max_body_bytes = max_body_bytes
         self._idle_timeout = idle_timeout
         self._close_timeout = close_timeout
@@ -149,13 +159,14 @@ class HttpServer:
             auto_decompress=False,  # a body is signed as it comes, and no small one becomes a large one
         )
         try:
-            async with asyncio.timeout(_START_TIMEOUT):
+            async with asyncio.timeout(START_TIMEOUT):
                 await runner.setup()
-                await web.TCPSite(runner, self._bind, self._wanted_port).start()
+                for site in self._sites(runner):
+                    await site.start()
         except BaseException as error:
             await runner.cleanup()
             if isinstance(error, OSError):
-                raise ConfigurationError(self._why_not(error)) from error
+                raise ConfigurationError(why_not(self._bind, self._wanted_port, error)) from error
             raise
         self._runner = runner
         self._port = int(runner.addresses[0][1])
@@ -165,6 +176,16 @@ class HttpServer:
         runner, self._runner, self._port = self._runner, None, None
         if runner is not None:
             await runner.cleanup()
+
+    async def stop_listening(self) -> None:
+        """Give the address up; connections that there are go on until `close`."""
+        for site in list(self._runner.sites) if self._runner is not None else ():
+            await site.stop()
+
+    def _sites(self, runner: web.AppRunner) -> list[web.BaseSite]:
+        if self._sockets:
+            return [web.SockSite(runner, each) for each in self._sockets]
+        return [web.TCPSite(runner, self._bind, self._wanted_port)]
 
     def _application(self) -> web.Application:
         app = web.Application(middlewares=[_answers], client_max_size=self._max_body_bytes)
@@ -177,19 +198,6 @@ class HttpServer:
         app.add_routes(self._routes)
         return app
 
-    def _why_not(self, error: OSError) -> str:
-        host = f"[{self._bind}]" if ":" in self._bind else self._bind
-        address = f"{host}:{self._wanted_port}"
-        if isinstance(error, TimeoutError | socket.gaierror):
-            return f"http: {self._bind!r} cannot be resolved: set http.bind to an address of this machine"
-        if error.errno == errno.EADDRINUSE:
-            return f"http: {address} is in use: stop what listens there, or set http.port"
-        if error.errno == errno.EADDRNOTAVAIL:
-            return f"http: {self._bind} is no address of this machine: set http.bind to one that is (0.0.0.0 for all)"
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return f"http: {address} may not be used by this user: set http.port to one above 1023"
-        return f"http: cannot listen on {address} ({error.strerror or error}): set http.bind and http.port"
-
     async def _livez(self, request: web.Request) -> web.Response:
         return _json({"status": "ok"})
 
@@ -197,12 +205,15 @@ class HttpServer:
         return _json(openapi.document())
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        state = self._health()
+        state = await self._state()
         return _json(state.report(ok=state.ready), 200 if state.ready else 503)
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        state = self._health()
+        state = await self._state()
         return _json(state.report(ok=state.healthy), 200 if state.healthy else 503)
+
+    async def _state(self) -> Health:
+        return self._health() if self._processes is None else await self._processes.health()
 
     async def _metrics_page(self, request: web.Request) -> web.Response:
         if self._tokens and (reason := self._token_fault(request.headers.get(hdrs.AUTHORIZATION))):
@@ -210,8 +221,11 @@ class HttpServer:
             refusal = _error(401, "unauthorized", "send one of the metrics tokens as: Authorization: Bearer TOKEN")
             refusal.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="metrics"'
             return refusal
-        # With hundreds of queues this takes tens of milliseconds, which the event loop has better uses for.
-        page = await asyncio.to_thread(self._metrics.render)
+        if self._processes is not None:
+            page = await self._processes.metrics()
+        else:
+            # With hundreds of queues this takes tens of milliseconds, which the event loop has better uses for.
+            page = await asyncio.to_thread(self._metrics.render)
         return web.Response(body=page, headers={hdrs.CONTENT_TYPE: self._metrics.content_type})
 
     def _token_fault(self, authorization: str | None) -> str | None:

@@ -6,6 +6,7 @@ Every test runs on asyncio's own loop and on uvloop (see conftest.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -20,8 +21,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from slayq.errors import InvalidSecret
 from slayq_server import __version__
 from slayq_server.engine import posting
-from slayq_server.engine.address_guard import AddressGuard, BlockedReason
+from slayq_server.engine.address_guard import AddressGuard, Blocked, BlockedReason
 from slayq_server.engine.delivery import Callbacks, seconds_of
+from slayq_server.engine.plain_http import NameUnknown
 from slayq_server.errors import WorkerLost
 from slayq_server.model import Answer, CallbackResult, LeasedJob
 from tests.support.endpoint import SECRET, Endpoint, Received, Reply
@@ -80,6 +82,9 @@ class FakeResolver(AbstractResolver):
 class Sender:
     """Callbacks that may go to the given origins, started; with short time-outs for tests that wait for them."""
 
+    at_once = False
+    """Deliveries begin without a task where they can."""
+
     def __init__(self, *allow: str, guard: AddressGuard | None = None, **options: Any) -> None:
         self.clock = FakeClock()
         self.blocked: list[str] = []
@@ -99,7 +104,30 @@ class Sender:
         await self.callbacks.close()
 
     async def send(self, url: str, *, timeout: float = 20.0, connect_timeout: float = 10.0, **fields: Any) -> Answer:
-        return await self.callbacks.deliver(job(url, **fields), timeout=timeout, connect_timeout=connect_timeout)
+        sent = job(url, **fields)
+        if self.at_once and (answer := await self._send_now(sent, url, timeout, connect_timeout)) is not None:
+            return answer
+        return await self.callbacks.deliver(sent, timeout=timeout, connect_timeout=connect_timeout)
+
+    async def _send_now(self, sent: LeasedJob, url: str, timeout: float, connect_timeout: float) -> Answer | None:
+        """Without a task, on a connection that stood idle; None where that is for a task after all."""
+        client, guard = self.callbacks._poster._plain, self.callbacks._guard
+        with contextlib.suppress(Blocked, NameUnknown, OSError, RuntimeError, AssertionError):
+            target = guard.check_url(url)
+            place = client._place(target.url)
+            if not client._idle.get((place.host, place.port)):
+                async with asyncio.timeout(connect_timeout):
+                    connection = await client._connect(place, target, guard)
+                connection._reusable = True  # as if it had served before
+                client.done(connection)
+        told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        exchange = self.callbacks.deliver_now(sent, timeout=timeout, done=told.set_result)
+        if exchange is None:
+            return None
+        try:
+            return await told
+        finally:
+            assert exchange.cancel() is told.cancelled()
 
 
 def job(url: str = "", **fields: Any) -> LeasedJob:
@@ -126,6 +154,12 @@ def failed(result: CallbackResult, error: str) -> Answer:
 
 def unsent(result: CallbackResult, error: str) -> Answer:
     return Answer(result, error=error)
+
+
+@pytest.fixture(autouse=True, params=["task", "now"])
+def _lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test is about both ways to begin a delivery."""
+    monkeypatch.setattr(Sender, "at_once", request.param == "now")
 
 
 @pytest_asyncio.fixture
@@ -183,6 +217,7 @@ async def test_the_time_that_is_signed_is_that_of_sending(endpoint: Endpoint) ->
     origin = f"http://app.invalid:{port}"
     resolver = FakeResolver("127.0.0.1")
     async with Sender(origin, resolver=resolver) as sender:
+        sender.at_once = False
         resolver.before = lambda: setattr(sender.clock, "now", 9.0)
         answer = await sender.send(f"{origin}/slayq")
     [received] = endpoint.received
@@ -860,9 +895,10 @@ async def test_a_server_without_tls_is_a_tls_error() -> None:
 
 async def test_nothing_is_sent_once_the_lease_is_lost(endpoint: Endpoint) -> None:
     """A daemon that was frozen while it connected finds its lease gone: it sends not a byte, and says so."""
-    held = [True, False]
-    async with Sender(endpoint.origin, may_send=lambda: held.pop(0)) as sender:
+    held = True
+    async with Sender(endpoint.origin, may_send=lambda: held) as sender:
         await sender.send(endpoint.url)
+        held = False
         with pytest.raises(WorkerLost):
             await sender.send(endpoint.url)
     assert 1 == len(endpoint.received)

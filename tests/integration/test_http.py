@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from aiohttp import ClientSession, ClientTimeout, web
+from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 from structlog.testing import capture_logs
 
 from slayq_server.errors import ConfigurationError
 from slayq_server.http.health import HealthState
+from slayq_server.http.listening import bound
 from slayq_server.http.server import HttpServer
 from slayq_server.metrics import Metrics
 
@@ -331,3 +332,28 @@ async def test_close_ends_idle_connections_at_once() -> None:
         await server.close()
         await reader.read()
     writer.close()
+
+
+async def test_several_servers_share_sockets_and_give_the_address_up() -> None:
+    """Whichever is there answers; once none listens, the address is free, while connections that there are go on."""
+    sockets = await bound("127.0.0.1", 0)
+    port = sockets[0].getsockname()[1]
+    async with (
+        serving(READY, sockets=[each.dup() for each in sockets]) as one,
+        serving(READY, sockets=[each.dup() for each in sockets]) as two,
+        ClientSession(timeout=ClientTimeout(total=DEADLINE), connector=TCPConnector(limit=1)) as session,
+    ):
+        for each in sockets:
+            each.close()
+        assert port == one.port == two.port
+        url = f"http://127.0.0.1:{port}/livez"
+        with pytest.raises(ConfigurationError, match="is in use"):
+            await HttpServer("127.0.0.1", port, health=lambda: READY, metrics=new_metrics()).start()
+        await one.stop_listening()
+        async with session.get(url) as answer:
+            assert 200 == answer.status
+        await two.stop_listening()
+        for each in await bound("127.0.0.1", port):
+            each.close()
+        async with session.get(url) as answer:  # over the connection that there is
+            assert 200 == answer.status

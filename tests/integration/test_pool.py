@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -177,3 +178,66 @@ async def test_a_backend_that_is_killed_is_replaced(pool: Pool, connection: asyn
         return True
 
     await wait_until(works)
+
+
+@contextlib.asynccontextmanager
+async def growing(pool: Pool) -> AsyncIterator[None]:
+    """A pool that is open, and grows as statements wait."""
+    await pool.open()
+    task = asyncio.create_task(pool.grow())
+    await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await pool.close()
+
+
+async def test_nobody_waits_for_a_connection_to_be_opened(database_url: str) -> None:
+    """What finds the only connection in use goes on with that one if it is free first; a new one need never come."""
+    async with Wire(database_url) as wire:
+        pool = Pool(wire.url, size=4)
+        async with growing(pool), asyncio.timeout(8):  # to connect may take 10 s
+            async with pool.connection() as busy:
+                await busy.fetchval("select 1")
+                wire.keep_out()
+                others = [asyncio.create_task(pool.fetchval("clock")) for _ in range(2)]
+                urgent = asyncio.create_task(pool.fetchval("clock", urgent=True))
+                assert 2 == await busy.fetchval("select 2")
+                assert not any(task.done() for task in (*others, urgent))
+            await asyncio.gather(*others, urgent)
+            assert 1 == sum(pool.counts.values())
+
+
+async def test_the_pool_grows_while_statements_wait(database_url: str) -> None:
+    """Up to its size, and never above it; whoever waits gets the new ones."""
+    pool = Pool(database_url, size=3)
+    async with growing(pool), asyncio.timeout(20):
+        together = asyncio.Barrier(2)
+
+        async def meet() -> None:
+            async with pool.connection():
+                await together.wait()
+
+        await asyncio.gather(meet(), meet())
+        assert 2 == sum(pool.counts.values())
+        async with pool.connection() as first, pool.connection() as second:
+            await asyncio.gather(first.fetchval("select 1"), second.fetchval("select 1"))
+            await asyncio.gather(*(pool.fetchval("clock", urgent=True) for _ in range(5)))
+            assert 3 == sum(pool.counts.values())
+
+
+async def test_who_gives_up_in_line_gives_his_turn_away(database_url: str) -> None:
+    """However many are cancelled while they wait, or at the very moment of their turn, the last one gets through."""
+    async with Wire(database_url) as wire:
+        pool = Pool(wire.url, size=4)
+        async with growing(pool), asyncio.timeout(8):
+            async with pool.connection():
+                waiting = [asyncio.create_task(pool.fetchval("clock", urgent=True)) for _ in range(3)]
+                wire.keep_out()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                waiting[0].cancel()
+            waiting[1].cancel()
+            assert await waiting[2]

@@ -23,6 +23,8 @@ class Wire:
         self._parts = parts
         self._open = asyncio.Event()
         self._open.set()
+        self._welcome = asyncio.Event()
+        self._welcome.set()
         self._marks: tuple[bytes, ...] = ()
         self.fell_silent = asyncio.Event()
         """Set once it is silenced."""
@@ -43,6 +45,10 @@ class Wire:
         """Lets nothing through; new connections are taken and never answered."""
         self._open.clear()
         self.fell_silent.set()
+
+    def keep_out(self) -> None:
+        """New connections are taken and never answered; those that there are go on."""
+        self._welcome.clear()
 
     def silence_at(self, *marks: bytes) -> None:
         """Falls silent at the first data that have any of these in them: they do not get through."""
@@ -75,6 +81,7 @@ class Wire:
             await self._carry(reader, writer)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._welcome.wait()
         await self._open.wait()
         far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
         self._ends.append(far_writer)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from slayq_server import metric_pages
 from slayq_server.metrics import Metrics
 from tests.support.promtool import promtool
 
@@ -19,7 +20,7 @@ DEPLOY = ROOT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 
 ALERTS = {
-    *("SlayQServerDown", "SlayQNoServer", "SlayQReloadFailed"),
+    *("SlayQServerDown", "SlayQNoServer", "SlayQProcessMissing", "SlayQReloadFailed"),
     *("SlayQOldestReadyJob", "SlayQNoAttempts", "SlayQAttemptsFailing", "SlayQDeadLetters"),
     *("SlayQQueueSaturated", "SlayQJobsUnserved"),
     *("SlayQEndpointUnreachable", "SlayQCallbacksBlocked", "SlayQScheduleOverdue"),
@@ -57,9 +58,10 @@ EXPRESSIONS = [rule["expr"] for rule in rules().values()] + panel_expressions()
 
 
 def exported() -> dict[str, dict[str, set[str]]]:
-    """Every sample name that a daemon exports, with the values of its labels."""
+    """Every sample name that a daemon exports, or a server of several, with the values of its labels."""
     names: dict[str, dict[str, set[str]]] = {}
-    for family in text_string_to_metric_families(Metrics(["q"], ["s"], "1", 1).render().decode()):
+    page = metric_pages.render([metric_pages.ProcessPage(1, Metrics(["q"], ["s"], "1", 1).families(), 0)])
+    for family in text_string_to_metric_families(page.decode()):
         for sample in family.samples:
             labels = names.setdefault(sample.name, {})
             for label, value in sample.labels.items():

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from slayq_server import settings
 from slayq_server.config import load
 from slayq_server.daemon import Daemon
+from slayq_server.errors import ConfigurationError
 from tests.support.virtual import in_virtual_time, now
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
@@ -72,3 +73,17 @@ def test_a_wait_that_ends_in_time_is_told_so(tmp_path: Path, monkeypatch: pytest
         daemon.stop()
 
     run()
+
+
+def test_a_configuration_that_comes_before_the_database_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor may pass a reload on to a process that has just been started. A wrong one changes nothing."""
+    daemon = made(tmp_path, monkeypatch)
+    path = tmp_path / "slay-config.json"
+    path.write_text('{"queues": {"mail": {"concurrency": 3}, "more": {"concurrency": 1}}}')
+    daemon.adopt(load(path), settings.load())
+    assert {"mail": 3, "more": 1} == {pool.name: pool.limit for pool in daemon._engine.pools}
+    homeless = '[{"id": "a", "cron": "@daily", "event": "e", "queue": "mail"}]'
+    path.write_text(f'{{"queues": {{"mail": {{"concurrency": 4}}}}, "cron": {homeless}}}')
+    with pytest.raises(ConfigurationError):
+        daemon.adopt(load(path), settings.load())
+    assert {"mail": 3, "more": 1} == {pool.name: pool.limit for pool in daemon._engine.pools}

@@ -52,6 +52,22 @@ class FakeWorker:
         self.trusted = True
 
 
+class FakeExchange:
+    """A delivery without a task, which a test answers."""
+
+    def __init__(self, done: Callable[[Answer], None]) -> None:
+        self.done = done
+        self.ended = False
+
+    def answer(self, status: int = 200) -> None:
+        self.ended = True
+        self.done(Answer(CallbackResult.OK, status, duration=0.001))
+
+    def cancel(self) -> bool:
+        cancelled, self.ended = not self.ended, True
+        return cancelled
+
+
 class FakeCallbacks:
     """Answers once `hold` is set, by default at once and with 200."""
 
@@ -61,6 +77,8 @@ class FakeCallbacks:
         self.answer: Answer | Exception = Answer(CallbackResult.OK, 200)
         self.begun: list[int] = []
         self.slow_to_close = 0.0
+        self.at_once = False
+        self.exchanges: list[FakeExchange] = []
 
     async def deliver(self, leased: LeasedJob, *, timeout: float, connect_timeout: float) -> Answer:
         self.begun.append(leased.id)
@@ -73,6 +91,14 @@ class FakeCallbacks:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def deliver_now(self, leased: LeasedJob, *, timeout: float, done: Callable[[Answer], None]) -> FakeExchange | None:
+        if not self.at_once:
+            return None
+        self.begun.append(leased.id)
+        exchange = FakeExchange(done)
+        self.exchanges.append(exchange)
+        return exchange
 
 
 class FakeRecord:
@@ -119,15 +145,11 @@ class FakeSegments:
 
 
 class FakeMetrics:
-    """Remembers what was in flight last."""
-
-    flying = 0
+    """Counts nothing."""
 
     def response(self, queue: str, result: CallbackResult) -> None: ...
     def callback_duration(self, queue: str, seconds: float) -> None: ...
     def job_wait(self, queue: str, seconds: float) -> None: ...
-    def in_flight(self, queue: str, n: int) -> None:
-        self.flying = n
 
 
 class Rig:
@@ -160,7 +182,7 @@ class Rig:
             yield dispatcher
             await dispatcher.drained()
         await asyncio.sleep(0)
-        assert (0, 0, []) == (self.pool.in_flight, self.metrics.flying, dispatcher.job_ids())
+        assert (0, []) == (self.pool.in_flight, dispatcher.job_ids())
         assert not dispatcher.has_runs
 
     def _freed(self, pool: Pool) -> None:
@@ -294,6 +316,110 @@ async def test_a_callback_that_may_no_longer_go_out_settles_nothing() -> None:
     async with rig.runs() as dispatcher:
         dispatcher.start(job(1), rig.pool)
     assert [] == rig.settled
+
+
+# Without a task
+
+
+@in_virtual_time
+async def test_a_delivery_that_begins_at_once_has_one_outcome() -> None:
+    """As one with a task has."""
+    rig = Rig()
+    rig.callbacks.at_once = True
+    async with rig.runs() as dispatcher:
+        dispatcher.start(job(1), rig.pool)
+        dispatcher.start(job(2, serial_queue="lane"), rig.pool)
+        assert ([1, 2], 2) == (dispatcher.job_ids(), rig.pool.in_flight)
+        for exchange in rig.callbacks.exchanges:
+            exchange.answer()
+        assert ([], 0) == (dispatcher.job_ids(), rig.pool.in_flight)
+    assert [(1, False), (2, True)] == [(settlement.job_id, settlement.serial) for _, settlement in rig.settled]
+    assert [OutcomeKind.COMPLETED] * 2 == rig.kinds
+
+
+@in_virtual_time
+async def test_a_delivery_that_begins_at_once_can_be_closed() -> None:
+    """One whose answer came just before has its outcome already."""
+    rig = Rig()
+    rig.callbacks.at_once = True
+    async with rig.runs() as dispatcher:
+        for number in (1, 2):
+            dispatcher.start(job(number), rig.pool)
+        rig.callbacks.exchanges[0].answer()
+        assert 1 == dispatcher.give_back()
+        dispatcher.close(2, 1)  # a second time
+    assert [(1, OutcomeKind.COMPLETED), (2, OutcomeKind.RELEASED)] == [
+        (settlement.job_id, settlement.outcome.kind) for _, settlement in rig.settled
+    ]
+
+
+@in_virtual_time
+async def test_a_lost_row_settles_nothing_of_what_began_at_once() -> None:
+    """Nor of what waits for a slot."""
+    rig = Rig()
+    rig.callbacks.at_once = True
+    async with rig.runs() as dispatcher:
+        for number in range(1, 8):
+            dispatcher.start(job(number), rig.pool)
+        assert 7 == dispatcher.abandon(1)
+    assert [] == rig.settled
+    assert 0 == rig.pool.ahead
+
+
+# Ahead
+
+
+@in_virtual_time
+async def test_what_is_leased_ahead_waits_for_a_slot_and_is_held_meanwhile() -> None:
+    """The limit holds, the order too."""
+    rig = Rig()
+    rig.callbacks.at_once = True
+    async with rig.runs() as dispatcher:
+        for number in range(1, 9):
+            dispatcher.start(job(number), rig.pool)
+        assert (5, 3) == (rig.pool.in_flight, rig.pool.ahead)
+        assert [*range(1, 9)] == dispatcher.job_ids()
+        rig.callbacks.exchanges[0].answer()
+        assert ([1, 2, 3, 4, 5, 6], 5, 2) == (rig.callbacks.begun, rig.pool.in_flight, rig.pool.ahead)
+        for exchange in rig.callbacks.exchanges[1:]:
+            exchange.answer()
+        for exchange in rig.callbacks.exchanges[6:]:
+            exchange.answer()
+    assert [*range(1, 9)] == rig.callbacks.begun
+    assert [OutcomeKind.COMPLETED] * 8 == rig.kinds
+
+
+@in_virtual_time
+async def test_what_is_ahead_goes_back_unharmed() -> None:
+    """When its queue is paused, or the daemon stops: runs, too, whose records are opened to say so."""
+    rig = Rig()
+    rig.callbacks.at_once = True
+    async with rig.runs() as dispatcher:
+        for number in range(1, 7):
+            dispatcher.start(job(number), rig.pool)
+        dispatcher.start(run(7), rig.pool)
+        dispatcher.give_back_ahead(rig.pool)
+        assert ([1, 2, 3, 4, 5], 5, 0) == (dispatcher.job_ids(), rig.pool.in_flight, rig.pool.ahead)
+        for exchange in rig.callbacks.exchanges:
+            exchange.answer()
+    assert (6, OutcomeKind.RELEASED) == (rig.settled[0][1].job_id, rig.kinds[0])
+    (record,) = rig.journal.records
+    assert (7, Outcome(OutcomeKind.RELEASED)) == (record.job_id, record.end)
+
+
+@in_virtual_time
+async def test_what_is_ahead_can_be_cancelled() -> None:
+    """A run that has not begun is closed like one that has."""
+    rig = Rig()
+    rig.callbacks.at_once = True
+    async with rig.runs() as dispatcher:
+        for number in range(1, 6):
+            dispatcher.start(job(number), rig.pool)
+        dispatcher.start(run(6), rig.pool)
+        assert 1 == dispatcher.cancel([(6, 1)])
+        for exchange in rig.callbacks.exchanges:
+            exchange.answer()
+    assert Outcome(OutcomeKind.RELEASED) == rig.journal.records[0].end
 
 
 # Durable runs

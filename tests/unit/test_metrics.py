@@ -110,6 +110,12 @@ DESIGN: dict[str, Row] = {
     "slayq_event_loop_tasks": ("gauge", {}, None),
 }
 
+OF_PROCESSES: dict[str, Row] = {
+    "slayq_process_up": ("gauge", {"process": set()}, None),
+    "slayq_process_restarts_total": ("counter", {"process": set()}, None),
+}
+"""What a server of several processes exports besides: see test_metric_pages."""
+
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -214,7 +220,10 @@ RECORDED: dict[str, tuple[Callable[[Metrics], object], dict[str, float]]] = {
         {"slayq_job_wait_seconds_count{queue=mail}": 1, "slayq_job_wait_seconds_sum{queue=mail}": 0.5},
     ),
     "job_wait, clock set back": (lambda m: m.job_wait("mail", -3.0), {"slayq_job_wait_seconds_count{queue=mail}": 1}),
-    "in_flight": (lambda m: m.in_flight("mail", 4), {"slayq_queue_in_flight{queue=mail}": 4}),
+    "watch_in_flight": (
+        lambda m: m.watch_in_flight(lambda: [("mail", 4)]),
+        {"slayq_queue_in_flight{queue=mail}": 4},
+    ),
     "concurrency_limit": (lambda m: m.concurrency_limit("mail", 10), {"slayq_queue_concurrency_limit{queue=mail}": 10}),
     "paused": (lambda m: m.paused("mail", True), {"slayq_queue_paused{queue=mail}": 1}),
     "waits_expired": (lambda m: m.waits_expired("event", 2), {"slayq_waits_expired_total{kind=event}": 2}),
@@ -295,7 +304,7 @@ def test_recording_moves_its_own_series_alone(record: Callable[[Metrics], object
 
 def test_every_public_method_is_recorded_above() -> None:
     """A method added to Metrics needs a row above, or a test of its own below."""
-    own = {"render", "snapshot", "set_queues", "set_schedules"}
+    own = {"families", "render", "snapshot", "set_queues", "set_schedules"}
     methods = {name for name in vars(Metrics) if not name.startswith("_") and callable(getattr(Metrics, name))}
     assert methods - own == {re.split(r"[ ,]", row)[0] for row in RECORDED}
 
@@ -429,17 +438,18 @@ def test_every_metric_and_every_label_value_is_documented() -> None:
     """docs/metrics.md has a row for each metric, which names its type, its labels and their values, and no other."""
     text = DOCS.read_text(encoding="utf-8")
     rows = {match[1]: match[0] for match in re.finditer(r"^\| `(slayq_\w+)` \|.*$", text, re.MULTILINE)}
-    assert rows.keys() == DESIGN.keys()
+    documented = {**DESIGN, **OF_PROCESSES}
+    assert rows.keys() == documented.keys()
     missing = {}
-    for name, (kind, labels, buckets) in DESIGN.items():
+    for name, (kind, labels, buckets) in documented.items():
         from_outside = {"queue", "schedule", "version", "schema"}
         values = {value for key, listed in labels.items() if key not in from_outside for value in listed}
         bounds = {f"{float(bound):g}" for bound in (buckets or "").split() if bound != "+Inf"}
         wanted = {f"`{word}`" for word in labels.keys() | values | bounds} | {f"| {kind} |"}
         missing[name] = {word for word in wanted if word not in rows[name]}
-    assert missing == {name: set() for name in DESIGN}
+    assert missing == {name: set() for name in documented}
     mentioned = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"`(slayq_\w+)", text)}
-    assert mentioned - DESIGN.keys() == set()
+    assert mentioned - documented.keys() == set()
 
 
 def test_the_label_sets_are_the_ones_of_the_module() -> None:

@@ -73,3 +73,51 @@ def test_a_pool_is_full_by_its_deliveries_alone() -> None:
     assert not shared.full
     shared.in_flight = 1
     assert shared.full
+
+
+def quick(limit: int = 10, seconds: float = 0.001, *, cluster: bool = False) -> Pool:
+    """A pool whose deliveries take so long."""
+    made = pool(limit=limit, cluster=cluster)
+    made.note_duration(seconds)
+    return made
+
+
+def test_a_quick_pool_leases_ahead_what_begins_within_20_ms() -> None:
+    """And a slow one, or one of which nothing is known, no more than it has slots for."""
+    assert 3 == pool(limit=3).wanted
+    assert 10 + 10 * 20 == quick(10, 0.001).wanted
+    assert 10 + 2 == quick(10, 0.1).wanted
+    assert 10 == quick(10, 0.25).wanted
+    assert 50 + 50 * 5 - 50 == quick(50, 0.004).wanted  # 200 are the most
+
+
+def test_leasing_ahead_goes_by_halves() -> None:
+    """Full slots alone are no reason for a statement; free ones are."""
+    held = quick(10, 0.01)
+    held.in_flight, held.ahead = 10, 11
+    assert 0 == held.wanted
+    held.ahead = 10
+    assert 10 == held.wanted
+    held.in_flight, held.ahead = 9, 11
+    assert 1 == held.wanted
+
+
+def test_nothing_is_leased_ahead_of_a_single_slot_a_shared_limit_or_a_paused_queue() -> None:
+    """One by one means just that; slots of the cluster's limit are counted by the database."""
+    assert 1 == quick(1).wanted
+    shared = quick(cluster=True)
+    shared.slots = 4
+    assert 4 == shared.wanted
+    paused = quick()
+    paused.paused = True
+    assert 0 == paused.wanted
+
+
+def test_a_pace_is_an_average_of_late() -> None:
+    """One slow delivery slows it down at once, if not all the way; a reload changes nothing."""
+    held = quick(10, 0.001)
+    held.note_duration(1.0)
+    assert 0.1 < held.pace < 0.2
+    pools = Pools([held])
+    pools.replace([pool(limit=10)])
+    assert 0.1 < held.pace < 0.2
