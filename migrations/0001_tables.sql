@@ -99,8 +99,6 @@ create table slayq.job (
     autovacuum_vacuum_cost_delay = 0
 );
 alter table slayq.job alter column payload set storage extended;
--- What the planner would keep of these costs each statement that looks one up more than the look-up itself.
-alter table slayq.job alter column match_terms set statistics 0;
 
 create index job_ready on slayq.job (queue, priority, run_at, id) where state = 'ready';
 -- The queue rides along so that the gauges are counted from the indexes alone.
