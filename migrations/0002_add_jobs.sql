@@ -97,13 +97,18 @@ language sql immutable parallel safe as $$
     select slayq._term_1(event, match_key, match_value) & 1048575
 $$;
 
--- The text of a JSON scalar as JavaScript prints it (5, true, abc); null for null, arrays and objects.
+-- The text of a JSON scalar as JavaScript prints it (5, true, abc); null for null, arrays and objects. Without a search
+-- path of its own and not strict, so that it becomes a part of the statement that calls it; most numbers need no look.
 create function slayq._scalar_text_1(value json) returns text
-language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+language sql immutable parallel safe as $$
     select case pg_catalog.json_typeof(value)
-        when 'string' then value #>> '{}'
-        when 'number' then slayq._js_number_1(value #>> '{}')
-        when 'boolean' then value #>> '{}'
+        when 'string' then value operator(pg_catalog.#>>) '{}'
+        when 'number' then case
+            when value operator(pg_catalog.#>>) '{}' operator(pg_catalog.~) '^(0|-?[1-9][0-9]{0,14})$'
+                then value operator(pg_catalog.#>>) '{}'
+            else slayq._js_number_1(value operator(pg_catalog.#>>) '{}')
+        end
+        when 'boolean' then value operator(pg_catalog.#>>) '{}'
     end
 $$;
 
@@ -543,11 +548,10 @@ language plpgsql volatile rows 100 set search_path = pg_catalog, pg_temp as $$
 declare
     spec record;
     added slayq.job;
-    words text[] := '{}';
 begin
     perform slayq._check_job_1(s.identifier, s.queue_name, s.run_at, s.max_attempts, s.job_key, s.priority)
     from unnest(specs) as s;
-    for added in
+    return query
         insert into slayq.job (queue, state, priority, run_at, max_attempts, serial_queue, event, match_terms, flags, payload)
         select s.identifier, slayq._entry_state_1(s.queue_name, coalesce(s.run_at, now())), coalesce(s.priority, 0),
             coalesce(s.run_at, now()), coalesce(s.max_attempts, q.max_attempts, 25), s.queue_name, facts.event,
@@ -557,15 +561,14 @@ begin
         cross join lateral slayq._inspect_payload_1(s.payload) as facts
         where s.job_key is null
         order by s.ordinality
-        returning *
-    loop
-        words := words || slayq._wake_word_1(added.queue, added.state, added.run_at);
-        if cardinality(words) > 100 then
-            words := array(select distinct unnest(words));
-        end if;
-        return next added;
-    end loop;
-    perform slayq._wake_1(array_remove(words, null));
+        returning *;
+    perform slayq._wake_1(array_remove(
+        array(
+            select distinct slayq._wake_word_1(s.identifier, slayq._entry_state_1(s.queue_name, s.due), s.due)
+            from (select identifier, queue_name, coalesce(run_at, now()) as due from unnest(specs) where job_key is null) as s
+        ),
+        null
+    ));
     for spec in
         select distinct on (s.job_key) s.*
         from unnest(specs) with ordinality as s
