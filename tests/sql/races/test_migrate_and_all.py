@@ -69,7 +69,7 @@ class Work:
 
     async def renew(self, connection: asyncpg.Connection) -> None:
         """A daemon renews its row."""
-        assert (await connection.fetchrow(query("worker_renew"), self._daemon.worker_id, 600.0, [QUEUE], None))["held"]
+        assert (await connection.fetchrow(query("worker_renew"), self._daemon.worker_id, 600.0, [QUEUE], "[]"))["held"]
 
     async def complete(self, connection: asyncpg.Connection) -> None:
         """Its deliveries end well."""
