@@ -113,18 +113,30 @@ class Callbacks:
         """Goes by these rules from now on, over connections kept from before, too."""
         self._guard = guard
 
-    async def deliver(self, job: LeasedJob, *, timeout: float, connect_timeout: float) -> Answer:
+    def prepared(self, job: LeasedJob) -> Callback | None:
+        """The job's callback, if it is made in next to no time; None where `deliver` is to make it, or tell why not."""
+        if is_large(job):
+            return None
+        try:
+            return callback_of(job.payload, job.patches)
+        except UndeliverablePayload:
+            return None
+
+    async def deliver(
+        self, job: LeasedJob, callback: Callback | None = None, *, timeout: float, connect_timeout: float
+    ) -> Answer:
         """Posts the job's callback once.
 
         Args:
             job: what to deliver.
+            callback: as `prepared`.
             timeout: seconds for the whole: looking up the name, connecting, the answer to its last byte.
             connect_timeout: seconds of that for a connection.
 
         Raises:
             WorkerLost: the lease was lost before the callback went out; nothing was sent.
         """
-        delivery = _Delivery(job, self._secret, self._clock, self._may_send)
+        delivery = _Delivery(job, callback, self._secret, self._clock, self._may_send)
         try:
             async with asyncio.timeout(timeout):
                 callback = await delivery.prepare()
@@ -146,21 +158,22 @@ class Callbacks:
             return delivery.timed_out(timeout)
         return delivery.answered(target, reply, self._retry_after(reply))
 
-    def deliver_now(self, job: LeasedJob, *, timeout: float, done: Callable[[Answer], None]) -> Exchange | None:
-        """Posts the job's callback once, if that takes no waiting; None: nothing was sent, and `deliver` tells why.
+    def deliver_now(
+        self, job: LeasedJob, callback: Callback, *, timeout: float, done: Callable[[Answer], None]
+    ) -> Exchange | None:
+        """Posts the job's callback once, if that takes no waiting; None: nothing was sent, and `deliver` is to.
 
         What `admit` raises gets out.
 
         Args:
             job: what to deliver.
+            callback: as `prepared`.
             timeout: seconds for the answer to its last byte.
             done: called once from the event loop, unless the exchange is cancelled before.
         """
-        if is_large(job):
-            return None
-        delivery = _Delivery(job, self._secret, self._clock, self._may_send)
+        delivery = _Delivery(job, callback, self._secret, self._clock, self._may_send)
         try:
-            target = self._guard.check_url(delivery.prepare_now().url)
+            target = self._guard.check_url(callback.url)
             delivery.host, delivery.origin = target.authority, target.origin
 
             def seal() -> tuple[bytes, dict[str, str]]:
@@ -176,8 +189,8 @@ class Callbacks:
                     done(delivery.answered(target, reply, self._retry_after(reply)))
 
             return self._poster.post_now(target, seal, guard=self._guard, timeout=timeout, done=tell)
-        except (UndeliverablePayload, Blocked, WorkerLost):
-            return None
+        except (Blocked, WorkerLost):
+            return None  # as `deliver` will find, too
 
     def _retry_after(self, reply: Reply) -> float | None:
         return retry_after_of(reply, self._clock.wall(), self._retry_after_max)
@@ -188,28 +201,28 @@ class _Delivery:
 
     __slots__ = ("_callback", "_clock", "_job", "_may_send", "_secret", "_sent", "_started", "host", "origin")
 
-    def __init__(self, job: LeasedJob, secret: str, clock: Clock, may_send: Callable[[], bool]) -> None:
+    def __init__(
+        self, job: LeasedJob, callback: Callback | None, secret: str, clock: Clock, may_send: Callable[[], bool]
+    ) -> None:
         self._job = job
         self._secret = secret
         self._clock = clock
         self._may_send = may_send
         self._started = clock.monotonic()
         self._sent: float | None = None
-        self._callback: Callback | None = None
+        self._callback = callback
         self.host = "the server"
         """Who took the time, as messages name it."""
         self.origin = ""
 
     async def prepare(self) -> Callback:
         """The job's callback."""
-        if not is_large(self._job):
-            return self.prepare_now()
-        self._callback = await asyncio.to_thread(callback_of, self._job.payload, self._job.patches)
-        return self._callback
-
-    def prepare_now(self) -> Callback:
-        """The callback of a job that is not large."""
-        self._callback = callback_of(self._job.payload, self._job.patches)
+        if self._callback is None:
+            payload, patches = self._job.payload, self._job.patches
+            if is_large(self._job):
+                self._callback = await asyncio.to_thread(callback_of, payload, patches)
+            else:
+                self._callback = callback_of(payload, patches)
         return self._callback
 
     def seal(self) -> tuple[bytes, dict[str, str]]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from slayq_server.engine.pools import Pool
     from slayq_server.model import LeasedJob, Op
+    from slayq_server.protocol.v1 import Callback
 
 _DELIVERY_FAILED = ("job_retried", "job_undelivered")
 _log = structlog.get_logger()
@@ -52,8 +53,13 @@ class Cancellable(Protocol):
 class Delivering(Protocol):
     """What sends a callback."""
 
-    async def deliver(self, job: LeasedJob, *, timeout: float, connect_timeout: float) -> Answer: ...
-    def deliver_now(self, job: LeasedJob, *, timeout: float, done: Callable[[Answer], None]) -> Cancellable | None: ...
+    def prepared(self, job: LeasedJob) -> Callback | None: ...
+    async def deliver(
+        self, job: LeasedJob, callback: Callback | None, *, timeout: float, connect_timeout: float
+    ) -> Answer: ...
+    def deliver_now(
+        self, job: LeasedJob, callback: Callback, *, timeout: float, done: Callable[[Answer], None]
+    ) -> Cancellable | None: ...
 
 
 class Recording(Protocol):
@@ -111,6 +117,8 @@ class _Running:
     begun_at: float = 0.0
     record: Recording | None = None
     """A run's."""
+    callback: Callback | None = None
+    """A job's, once it is made."""
     delivery: asyncio.Task[Settlement | None] | Cancellable | None = None
     """None while it waits for a slot, and while it begins."""
 
@@ -250,8 +258,11 @@ class Dispatcher:
     def _begin_now(self, running: _Running) -> Cancellable | None:
         """Begins a delivery that needs no task; None: it does."""
         try:
+            callback = running.callback = self._callbacks.prepared(running.job)
+            if callback is None:
+                return None
             return self._callbacks.deliver_now(
-                running.job, timeout=running.pool.timeout, done=lambda answer: self._answered(running, answer)
+                running.job, callback, timeout=running.pool.timeout, done=lambda answer: self._answered(running, answer)
             )
         except PutOff:
             return None  # as its task will find, too
@@ -313,7 +324,7 @@ class Dispatcher:
         try:
             limits = {"timeout": pool.timeout, "connect_timeout": pool.connect_timeout}
             if running.record is None:
-                answer = await self._callbacks.deliver(job, **limits)
+                answer = await self._callbacks.deliver(job, running.callback, **limits)
             else:
                 answer = await self._segments.deliver(job, running.record, **limits)
         except WorkerLost:

@@ -121,9 +121,12 @@ class Sender:
                 connection._reusable = True  # as if it had served before
                 client.done(connection)
         told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        exchange = self.callbacks.deliver_now(sent, timeout=timeout, done=told.set_result)
-        if exchange is None:
+        callback = self.callbacks.prepared(sent)
+        if callback is None:
             return None
+        exchange = self.callbacks.deliver_now(sent, callback, timeout=timeout, done=told.set_result)
+        if exchange is None:
+            return await self.callbacks.deliver(sent, callback, timeout=timeout, connect_timeout=connect_timeout)
         try:
             return await told
         finally:

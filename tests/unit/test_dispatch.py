@@ -25,6 +25,7 @@ from slayq_server.model import (
     Run,
     Suspend,
 )
+from slayq_server.protocol.v1 import Callback
 from tests.support.virtual import in_virtual_time
 
 if TYPE_CHECKING:
@@ -81,7 +82,12 @@ class FakeCallbacks:
         self.at_once = False
         self.exchanges: list[FakeExchange] = []
 
-    async def deliver(self, leased: LeasedJob, *, timeout: float, connect_timeout: float) -> Answer:
+    def prepared(self, leased: LeasedJob) -> Callback | None:
+        return Callback("u", "e", "") if self.at_once else None
+
+    async def deliver(
+        self, leased: LeasedJob, callback: Callback | None, *, timeout: float, connect_timeout: float
+    ) -> Answer:
         self.begun.append(leased.id)
         answer = self.answer
         try:
@@ -93,9 +99,9 @@ class FakeCallbacks:
             raise answer
         return answer
 
-    def deliver_now(self, leased: LeasedJob, *, timeout: float, done: Callable[[Answer], None]) -> FakeExchange | None:
-        if not self.at_once:
-            return None
+    def deliver_now(
+        self, leased: LeasedJob, callback: Callback, *, timeout: float, done: Callable[[Answer], None]
+    ) -> FakeExchange | None:
         self.begun.append(leased.id)
         exchange = FakeExchange(done)
         self.exchanges.append(exchange)
