@@ -17,6 +17,7 @@ FIGURES = (
 )  # fmt: skip
 TABLES = ("job", "step", "wait", "event")
 WIDTH, HEIGHT, ACROSS, MARGIN = 260, 90, 4, 24
+MOST_POINTS = 120
 
 
 def curves(samples: Sequence[Sample]) -> dict[str, list[tuple[float, float]]]:
@@ -51,8 +52,9 @@ def svg(samples: Sequence[Sample]) -> str:
 def _cell(name: str, points: Sequence[tuple[float, float]], left: float, top: float) -> str:
     most = max(value for _, value in points) or 1.0
     longest = points[-1][0] or 1.0
+    points = points[:: -(-len(points) // MOST_POINTS)]
     line = " ".join(
-        f"{left + at / longest * WIDTH:.1f},{top + HEIGHT - value / most * HEIGHT:.1f}" for at, value in points
+        f"{left + at / longest * WIDTH:.0f},{top + HEIGHT - value / most * HEIGHT:.1f}" for at, value in points
     )
     return (
         f'<text x="{left}" y="{top - 6}">{escape(name)}: up to {most:.4g}</text>'
