@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def stale_settle() -> None:
     """Completion goes by the id alone."""
     text = statements.query("settle_completed")
-    held = "where j.id = any ($2) and j.worker_id = $1\n"
-    bare = _replaced(text, held, "where j.id = any ($2) and $1::bigint > 0\n")
+    held = " and j.worker_id = $1 and (select"
+    bare = _replaced(text, held, " and $1::bigint > 0 and (select")
     bare = _replaced(bare, "on outcome.id = held.id and outcome.lease = held.lease", "on outcome.id = held.id")
     _put("settle_completed", bare)
 
