@@ -251,7 +251,7 @@ $$;
 -- For statements of daemons that lock rows with `skip locked`: true, and from here on their transaction gives up a lock
 -- that it does not get soon. Such a statement waits all the same in one case: a row was free again just as it was tried,
 -- and by then its next version is locked. Daemons hold other rows meanwhile, so a caller that adds several keys could
--- wait for the daemon in turn. That circle is broken here, before Postgres looks for one (deadlock_timeout, 1 s) and may
+-- wait for the daemon in turn. (It holds for all locks of the transaction; _lock_lanes_1 has a limit of its own.) That circle is broken here, before Postgres looks for one (deadlock_timeout, 1 s) and may
 -- make the caller fail; the daemon just tries again.
 create function slayq._impatient_1() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp as $$
@@ -417,14 +417,19 @@ begin
             holds = case when mode = 'unsafe_dedupe' then old.holds else false end,
             run_at = case
                 when mode = 'unsafe_dedupe' then old.run_at
-                when mode = 'preserve_run_at' and old.attempts = 0 then old.run_at
+                -- What is merely put off, because an endpoint is away, has no time of its own.
+                when mode = 'preserve_run_at' and old.attempts = 0 then case
+                    when old.run_at = old.put_off_until then least(old.run_at, excluded.run_at) else old.run_at
+                end
                 when reports_failure and old.attempts > 0 then old.run_at
                 else excluded.run_at
             end,
             state = case
                 when mode = 'unsafe_dedupe' then old.state
-                when mode = 'preserve_run_at' and old.attempts = 0
-                    then slayq._entry_state_1(excluded.serial_queue, old.run_at)
+                when mode = 'preserve_run_at' and old.attempts = 0 then slayq._entry_state_1(
+                    excluded.serial_queue,
+                    case when old.run_at = old.put_off_until then least(old.run_at, excluded.run_at) else old.run_at end
+                )
                 when reports_failure and old.attempts > 0 then slayq._entry_state_1(excluded.serial_queue, old.run_at)
                 else excluded.state
             end,

@@ -8,8 +8,9 @@
 -- then the new heads' rows (skip locked). No one waits for a row while holding a lane.
 
 -- Takes the locks of some lanes. A thousand locks serve all lanes, so that a batch cannot fill the lock table.
+-- Patient, whatever its transaction is otherwise (slayq._impatient_1): no circle leads through here.
 create function slayq._lock_lanes_1(lanes text[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp as $$
+language sql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '5s' as $$
     select pg_advisory_xact_lock(1936484721, bucket)
     from (select distinct hashtext(lane) & 1023 as bucket from unnest(lanes) as lane order by bucket) as wanted
 $$;

@@ -83,7 +83,7 @@ class Channel:
 
     def tell(self, what: str, data: Any = None) -> None:
         """Says something that needs no answer; nothing is said where nobody is there."""
-        if self._writer is not None:
+        with contextlib.suppress(ChannelClosed):
             self._write(("ask", -1, what, data))
 
     def _read(self, frame: _Frame, group: asyncio.TaskGroup) -> None:

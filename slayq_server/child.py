@@ -89,6 +89,10 @@ class Child:
                     start_new_session=True,  # Ctrl-C is for the supervisor
                     env=_environment(),
                 )
+        except BaseException:
+            ours.close()
+            os.close(self._output)
+            raise
         finally:
             os.close(output)
         self._ended = reaper.ended(self._process.pid)
@@ -121,7 +125,7 @@ class Child:
                 code = await asyncio.shield(self._ended)
                 pinging.cancel()
         except BaseException:
-            self.signal(signal.SIGKILL)
+            self.signal(signal.SIGTERM)  # it drains; without its supervisor it would end, too
             raise
         self._process.returncode = code  # the reaper has collected it
         return code

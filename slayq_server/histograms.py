@@ -65,6 +65,6 @@ class HistogramFamily(Collector):
         """The family as it is now."""
         family = HistogramMetricFamily(self._name, self._text, labels=[self._label])
         names = [*map(str, map(float, self._bounds)), "+Inf"]
-        for value, series in self._series.items():
+        for value, series in list(self._series.items()):  # a reload may change them meanwhile
             family.add_metric([value], list(zip(names, accumulate(series.counts), strict=True)), series.sum)
         yield family

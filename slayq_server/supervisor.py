@@ -196,14 +196,11 @@ class Supervisor:
         return 0
 
     async def _run_once(self, slot: _Slot) -> int:
-        child = Child(
-            reaper=self._reaper,
-            lifeline=self._lifeline,
-            sockets=[each.fileno() for each in self._sockets],
-            answer=lambda what, data: self._answer(slot, what, data),
-            on_frozen=lambda: _log.error("process_killed", process=slot.number, reason="its event loop stands still"),
-            out=sys.stderr.buffer,
-        )
+        try:
+            child = self._start(slot)
+        except OSError as error:  # no memory, no process ids, no file descriptors: for now
+            _log.error("process_not_started", process=slot.number, error=str(error))
+            return os.EX_OSERR
         slot.child = child
         slot.starts += 1
         _log.info("process_started", process=slot.number, pid=child.pid)
@@ -211,6 +208,16 @@ class Supervisor:
             return await child.run()
         finally:
             slot.child = None
+
+    def _start(self, slot: _Slot) -> Child:
+        return Child(
+            reaper=self._reaper,
+            lifeline=self._lifeline,
+            sockets=[each.fileno() for each in self._sockets],
+            answer=lambda what, data: self._answer(slot, what, data),
+            on_frozen=lambda: _log.error("process_killed", process=slot.number, reason="its event loop stands still"),
+            out=sys.stderr.buffer,
+        )
 
     def _learn(self, slot: _Slot, code: int) -> None:
         since, slot.serving_since = slot.serving_since, None

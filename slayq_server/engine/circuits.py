@@ -118,6 +118,9 @@ class Circuits:
     async def _pass(self) -> None:
         """A batch for each endpoint that is back, and a job for each that is to be probed."""
         for endpoint in list(self._back):
+            if self._breaker.is_open(endpoint):
+                self._back.pop(endpoint, None)  # away again: what comes now would only be put off once more
+                continue
             number, queues = await self._store.bring_forward(endpoint, _BATCH, None)
             if number < _BATCH:
                 self._back.pop(endpoint, None)

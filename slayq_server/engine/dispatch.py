@@ -271,7 +271,12 @@ class Dispatcher:
             return None
 
     def _answered(self, running: _Running, answer: Answer) -> None:
-        self._ended(running, self._settlement(running, answer))
+        try:
+            settlement = self._settlement(running, answer)
+        except Exception as error:  # nobody is above who would hear of it
+            self._log_fault("outcome_failed_unexpectedly", error, running.job, running.pool)
+            settlement = _released(running)
+        self._ended(running, settlement)
 
     def _cancel(self, running: _Running, why: str) -> None:
         """Closes a delivery, soon; its job goes back, unless the worker row is lost."""

@@ -179,8 +179,8 @@ class Connection(asyncio.Protocol):
         if self.failure is None and not self._complete:
             self.failure = Broken(why, cause)
             self._wake()
-            self._tell_end()
-        self.abort()
+        self.abort()  # first, so that nobody takes it for reusable
+        self._tell_end()  # also where the answer was whole, and what is wrong came after it
 
     def _tell_end(self) -> None:
         tell = self.on_end
