@@ -106,7 +106,7 @@ class Table:
         await self.app.execute("select add_worker_job('other', $1)", _PAYLOAD.format(number))
 
     async def _lease(self, _: int) -> None:
-        rows = await self.daemon.fetch(query("lease"), self._worker, ["other"], [0], [1], None)
+        rows = await self.daemon.fetch(query("lease"), self._worker, ["other"], [0], [1], [0], None)
         (self._leased,) = rows
 
     async def _complete(self, _: int) -> None:

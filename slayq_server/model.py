@@ -245,10 +245,18 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """The free slots of one pool, whose queue has one or several names."""
+    """What one pool, whose queue has one or several names, has room for."""
 
     names: tuple[str, ...]
     free: int
+    """Its free slots."""
+    ahead: int = 0
+    """How much more it takes. No last attempt of a job: one that is lost unsent, with its daemon, must not end it."""
+
+    @property
+    def most(self) -> int:
+        """All that it takes."""
+        return self.free + self.ahead
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,8 +309,7 @@ class Switchboard:
         """Takes over what can be taken over of a changed configuration."""
         self._plan = plan
         self.pools.replace(plan.pools())
-        for departed in set(self.pools.all).difference(self.pools):
-            self.dispatcher.give_back_ahead(departed)
+        self.give_back_ahead()  # slots may be fewer, or none, or counted by the database from now on
         for sender in (self.callbacks, self.segments):
             sender.set_secrets(plan.secrets)
             sender.set_guard(plan.guard)

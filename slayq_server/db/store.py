@@ -82,12 +82,14 @@ class Store:
         names: list[str] = []
         pools: list[int] = []
         free: list[int] = []
+        ahead: list[int] = []
         for number, request in enumerate(requests):
             for name in request.names:
                 names.append(name)
                 pools.append(number)
                 free.append(request.free)
-        rows = await self._pool.fetch("lease", worker_id, names, pools, free, list(forbidden_flags) or None)
+                ahead.append(request.ahead)
+        rows = await self._pool.fetch("lease", worker_id, names, pools, free, ahead, list(forbidden_flags) or None)
         return [LeasedJob(*(*row[:10], row["run"] and run_of(row["run"]))) for row in rows]
 
     async def release_unknown(self, worker_id: int, known: Sequence[int]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Deliveries in flight: a task for each leased job, from the callback to the outcome.
+"""Deliveries in flight: from a leased job to its outcome.
 
 A job of protocol v1 is a callback whose outcome goes to the settler. A durable run is a segment that fills a record of
 the journal as it goes along; its outcome ends the record. All else is the same for both: slots, trust, the drain.
@@ -6,8 +6,8 @@ the journal as it goes along; its outcome ends the record. All else is the same 
 Most callbacks begin at once and end in a call (see `exchange`); what has to wait first, and every segment, has a task.
 
 A pool that is busy leases a little more than it has slots for: what it will begin within some 20 ms waits here for the
-next slot, *ahead*, so that no slot waits for Postgres. It goes back, the attempt not counted, when its queue is paused
-or taken away, or the daemon stops.
+next slot, *ahead*, so that no slot waits for Postgres. It goes back, the attempt not counted, when it has waited for
+longer than it should, when the configuration changes, its queue is paused, or the daemon stops.
 
 Invariant: a job is in `running` from the moment it is leased until its outcome is with the settler or the journal, or
 given up, so that whoever asks "what do we hold?" gets a complete answer.
@@ -20,7 +20,7 @@ import random
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from logging import DEBUG, ERROR, INFO
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from slayq_server.model import LeasedJob, Op
     from slayq_server.protocol.v1 import Callback
 
+_AHEAD_PATIENCE: Final = 0.1
+"""Seconds that a job may be ahead."""
 _DELIVERY_FAILED = ("job_retried", "job_undelivered")
 _log = structlog.get_logger()
 
@@ -165,6 +167,7 @@ class Dispatcher:
         self._running: dict[tuple[int, int], _Running] = {}
         self._ahead: defaultdict[Pool, deque[_Running]] = defaultdict(deque)
         """Leased, and waiting for a slot."""
+        self._ahead_checks: dict[Pool, asyncio.TimerHandle] = {}
         self._runs = 0
         self._repeats = Repeats()
         self._tells_all = _log.is_enabled_for(DEBUG)
@@ -187,9 +190,8 @@ class Dispatcher:
         self._idle.clear()
         running = _Running(job, pool, worker_id, asyncio.get_running_loop().time())
         self._running[job.id, job.lease] = running
-        if pool.full and not pool.cluster:
-            self._ahead[pool].append(running)
-            pool.ahead += 1
+        if pool.full and pool.limit and not pool.cluster:
+            self._put_ahead(running)
         else:
             self._begin(running)
 
@@ -230,6 +232,36 @@ class Dispatcher:
         """Gives back what waits for a slot of the pool."""
         for running in list(self._ahead[pool]):
             self._cancel(running, "it is not to begin")
+
+    # Ahead
+
+    def _put_ahead(self, running: _Running) -> None:
+        pool = running.pool
+        self._ahead[pool].append(running)
+        pool.ahead += 1
+        if pool not in self._ahead_checks:
+            loop = asyncio.get_running_loop()
+            self._ahead_checks[pool] = loop.call_later(_AHEAD_PATIENCE, self._check_ahead, pool)
+
+    def _check_ahead(self, pool: Pool) -> None:
+        """Gives back what waits for too long: deliveries were quick, and are so no longer."""
+        del self._ahead_checks[pool]
+        ahead = self._ahead[pool]
+        if not ahead:
+            return
+        loop = asyncio.get_running_loop()
+        left = ahead[0].leased_at + _AHEAD_PATIENCE - loop.time()
+        if left > 0.001:
+            self._ahead_checks[pool] = loop.call_later(left, self._check_ahead, pool)
+            return
+        pool.rate = 0.0  # nothing ahead until some have ended again
+        self.give_back_ahead(pool)
+
+    def _begin_ahead(self, pool: Pool) -> None:
+        ahead = self._ahead[pool]
+        while ahead and not pool.full:
+            pool.ahead -= 1
+            self._begin(ahead.popleft())
 
     # One delivery
 
@@ -300,6 +332,7 @@ class Dispatcher:
         self._breaker.let_go((running.job.id, running.job.lease))
         self._runs -= running.job.run is not None
         pool.in_flight -= 1
+        pool.note_end()
         self._forget(running, settlement)
         self._begin_ahead(pool)
         self._on_freed(pool)
@@ -314,12 +347,6 @@ class Dispatcher:
         del self._running[running.job.id, running.job.lease]
         if not self._running:
             self._idle.set()
-
-    def _begin_ahead(self, pool: Pool) -> None:
-        ahead = self._ahead[pool]
-        while ahead and not pool.full:
-            pool.ahead -= 1
-            self._begin(ahead.popleft())
 
     async def _deliver(self, running: _Running) -> Settlement | None:
         if not self._worker.trusted:
@@ -352,7 +379,6 @@ class Dispatcher:
             self._log_fault("outcome_failed_unexpectedly", error, job, pool)
             answer = _fault(error)
             settlement = self._conclude(answer, job, pool)
-        pool.note_duration(answer.duration)
         if answer.sent_after is not None:
             held = running.begun_at - running.leased_at
             self._metrics.job_wait(pool.name, max(0.0, job.waited) + held + answer.sent_after)

@@ -301,7 +301,7 @@ class Leaser:
             await self._write_wants(worker_id)
 
     async def _lease_for(self, asked: Sequence[Pool], worker_id: int) -> None:
-        requests = [LeaseRequest(pool.names, min(pool.wanted, self._most)) for pool in asked]
+        requests = [self._request(pool) for pool in asked]
         # Answers are understood as they were asked for: a reload may have taken a queue away meanwhile.
         by_queue = {name: pool for pool in asked for name in pool.names}
         wanted = {pool.name: self._is_wanted(pool, worker_id) for pool in asked}
@@ -318,7 +318,7 @@ class Leaser:
                 self._appetite(pool).hungry = True
             now = self._clock.monotonic()
             # What is leased may be large: was it too much for the time that a statement may take?
-            self._most = max(1, max(request.free for request in requests) // 4)
+            self._most = max(1, max(request.most for request in requests) // 4)
             self._on_batch("error", now - started)
             self._doubts = [now + seconds for seconds in _DOUBTS]
             raise
@@ -336,7 +336,11 @@ class Leaser:
             got[by_queue[job.queue].name] += 1
             self._start(job, by_queue[job.queue])
         for pool, request in zip(asked, requests, strict=True):
-            self._learn(pool, got[pool.name], request.free, wanted=wanted[pool.name])
+            self._learn(pool, got[pool.name], request, wanted=wanted[pool.name])
+
+    def _request(self, pool: Pool) -> LeaseRequest:
+        free = min(pool.free, self._most)
+        return LeaseRequest(pool.names, free, min(pool.wanted_ahead, self._most - free))
 
     async def _resolve_doubts(self, worker_id: int) -> None:
         """After a lease whose answer was lost: what it committed, then or a little later, is held by us unknowingly."""
@@ -346,13 +350,16 @@ class Leaser:
         self.ready(await self._store.release_unknown(worker_id, self._held()))
         self._doubts = [at for at in self._doubts if at > now]
 
-    def _learn(self, pool: Pool, got: int, asked: int, *, wanted: bool) -> None:
+    def _learn(self, pool: Pool, got: int, request: LeaseRequest, *, wanted: bool) -> None:
         """Draws the conclusion from one lease. `wanted`: the wish for words stood in the row before it was sent."""
         appetite = self._appetite(pool)
         now = self._clock.monotonic()
         if got:
             appetite.last_found = now
-        if got == asked:
+        if got >= request.free and request.most:
+            # Whether there is more where nothing came ahead, a lease for a free slot will tell.
+            if got < request.most:
+                pool.rate = 0.0
             appetite.hungry = True
             return
         if appetite.hot:

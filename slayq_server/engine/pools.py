@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from math import exp
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from slayq_server.engine.backoff import BackoffPolicy
@@ -12,10 +14,10 @@ if TYPE_CHECKING:
 
 
 _AHEAD_SECONDS: Final = 0.02
-"""How long what is leased ahead may take to begin: until then it could not be changed, nor overtaken."""
+"""What is leased ahead is to begin within so long: until then it can be neither changed nor overtaken."""
 _AHEAD_MOST: Final = 200
-_PACE: Final = 0.1
-"""How much the last delivery counts for the average."""
+_OF_LATE: Final = 0.1
+"""Seconds over which the rate is an average."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,8 +47,9 @@ class Pool:
     """What a lease statement that is on its way may bring."""
     ahead: int = 0
     """Jobs leased that wait for a slot."""
-    pace: float = float("inf")
-    """Seconds that a delivery takes, on the average."""
+    rate: float = 0.0
+    """Deliveries that ended, a second, at `rated_at` and shortly before."""
+    rated_at: float = 0.0
 
     @property
     def room(self) -> int:
@@ -69,20 +72,26 @@ class Pool:
 
     @property
     def wanted(self) -> int:
-        """Jobs to lease for now: for the free slots, and some ahead where all that are leased begin very soon."""
-        most = self._ahead_limit
-        # Not for each slot that becomes free, but by halves: a statement should be worth its while.
-        return self.free + (most - self.ahead if 2 * self.ahead <= most else 0)
+        """Jobs to lease for now: for the free slots, and ahead."""
+        return self.free + self.wanted_ahead
 
     @property
-    def _ahead_limit(self) -> int:
-        if self.paused or self.cluster or self.limit < 2:
+    def wanted_ahead(self) -> int:
+        """Jobs to lease beyond the free slots: what will begin very soon, if deliveries go on ending as they do."""
+        if self.paused or self.cluster or self.limit < 2 or self.rate * _AHEAD_SECONDS < 1.0:
             return 0
-        return min(_AHEAD_MOST, int(self.limit * _AHEAD_SECONDS / self.pace))
+        most = min(_AHEAD_MOST, int(self._rate_at(monotonic()) * _AHEAD_SECONDS))
+        # Not for each slot that becomes free, but by halves: a statement should be worth its while.
+        return most - self.ahead if 2 * self.ahead <= most else 0
 
-    def note_duration(self, seconds: float) -> None:
-        """A delivery took so long."""
-        self.pace = seconds if self.pace == float("inf") else self.pace + (seconds - self.pace) * _PACE
+    def note_end(self) -> None:
+        """A delivery has ended."""
+        now = monotonic()
+        self.rate = self._rate_at(now) + 1.0 / _OF_LATE
+        self.rated_at = now
+
+    def _rate_at(self, now: float) -> float:
+        return self.rate * exp((self.rated_at - now) / _OF_LATE)
 
 
 class Pools:
@@ -126,7 +135,7 @@ class Pools:
                 pool.slots = 0  # which of them count under the new limit is for the database to say
             # Deliveries in flight hold the old object: it stays, with the new rules and its own counts.
             for rule in fields(Pool):
-                if rule.name not in ("slots", "in_flight", "reserved", "ahead", "pace"):
+                if rule.name not in ("slots", "in_flight", "reserved", "ahead", "rate", "rated_at"):
                     setattr(pool, rule.name, getattr(new, rule.name))
             self._pools.append(pool)
         self._departed = [pool for pool in old.values() if pool.in_flight or pool.reserved or pool.slots]

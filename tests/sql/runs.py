@@ -117,7 +117,7 @@ class RunsDaemon:
         """Leases the next runs."""
         request = LeaseRequest((QUEUE,), free)
         rows = await self.connection.fetch(
-            query("lease"), self.daemon.worker_id, list(request.names), [0], [request.free], None
+            query("lease"), self.daemon.worker_id, list(request.names), [0], [request.free], [0], None
         )
         return [
             Segment(

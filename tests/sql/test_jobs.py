@@ -211,6 +211,20 @@ async def test_each_pool_gets_no_more_than_its_free_slots(connection: asyncpg.Co
     assert sorted(each.queue for each in leased) == ["a", "a", "b", "b", "b"]
 
 
+async def test_no_last_attempt_is_leased_ahead(connection: asyncpg.Connection, daemon: Daemon) -> None:
+    """If it is lost unsent, with its daemon, the job would be a dead letter that nobody has seen."""
+    for key in ("once", "once more", "often", "often too"):
+        await add(connection, key, max_attempts=1 if key.startswith("once") else 5)
+
+    async def lease(free: int, ahead: int) -> list[str | None]:
+        request = LeaseRequest((QUEUE,), free, ahead)
+        return [leased.job_key for leased in await daemon.store.lease(daemon.worker_id, [request])]
+
+    assert ["once", "often"] == await lease(1, 2)
+    assert [] == await lease(0, 1)
+    assert ["once more", "often too"] == await lease(1, 1)
+
+
 async def test_numbers_past_31_bits(connection: asyncpg.Connection, daemon: Daemon) -> None:
     """J12: with ids past 2^31 adding, leasing, settling and all administration work."""
     for sequence in ("job_id_seq", "worker_id_seq", "wait_id_seq", "trigger_id_seq"):

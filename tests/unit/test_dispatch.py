@@ -431,6 +431,39 @@ async def test_what_is_ahead_goes_back_unharmed() -> None:
 
 
 @in_virtual_time
+async def test_what_is_ahead_for_too_long_goes_back() -> None:
+    """The app hangs: others may have the jobs, and nothing more is leased ahead until deliveries end again."""
+    rig = Rig()
+    rig.callbacks.at_once = True
+    async with rig.runs() as dispatcher:
+        for number in range(1, 6):
+            dispatcher.start(job(number), rig.pool)
+        rig.pool.rate = 1000.0
+        await asyncio.sleep(1)
+        dispatcher.start(job(6), rig.pool)
+        await asyncio.sleep(0.09)
+        dispatcher.start(job(7), rig.pool)
+        assert 2 == rig.pool.ahead
+        await asyncio.sleep(0.02)
+        assert ([1, 2, 3, 4, 5], 0, 0.0) == (dispatcher.job_ids(), rig.pool.ahead, rig.pool.rate)
+        assert [OutcomeKind.RELEASED] * 2 == rig.kinds
+        for exchange in rig.callbacks.exchanges:
+            exchange.answer()
+
+
+@in_virtual_time
+async def test_what_was_being_leased_when_its_queue_was_taken_away_begins() -> None:
+    """There is no slot to wait for."""
+    rig = Rig()
+    rig.callbacks.at_once = True
+    rig.pool.limit = 0
+    async with rig.runs() as dispatcher:
+        dispatcher.start(job(1), rig.pool)
+        assert ([1], 0) == (rig.callbacks.begun, rig.pool.ahead)
+        rig.callbacks.exchanges[0].answer()
+
+
+@in_virtual_time
 async def test_what_is_ahead_can_be_cancelled() -> None:
     """A run that has not begun is closed like one that has."""
     rig = Rig()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from slayq_server.engine.leasing import OTHER_WORDS, Leaser
@@ -42,6 +43,8 @@ class FakeStore:
         """Called while a lease is on its way, after the database has carried it out."""
         self.while_wishing: Callable[[], Any] = lambda: None
         """Called once, while a wish for a queue's words is being written."""
+        self.last: set[int] = set()
+        """Jobs that are not leased ahead."""
         self.takes = 0.001
         self.want_takes = 0.001
         self.can = 1000
@@ -59,17 +62,17 @@ class FakeStore:
     async def lease(
         self, worker_id: int, requests: Sequence[LeaseRequest], forbidden_flags: Sequence[str] = ()
     ) -> list[LeasedJob]:
-        self.leases.append((now(), {request.names[0]: request.free for request in requests}))
+        self.leases.append((now(), {request.names[0]: request.most for request in requests}))
         jobs = []
         for request in requests:
-            assert request.free > 0
-            left = request.free
+            assert request.most > 0
+            left = request.most
             for name in request.names:
                 waiting = self.ready.get(name, deque())
-                while waiting and left:
+                while waiting and left and (left > request.ahead or waiting[0] not in self.last):
                     jobs.append(job(waiting.popleft(), name))
                     left -= 1
-        if sum(request.free for request in requests) > self.can:
+        if sum(request.most for request in requests) > self.can:
             for each in reversed(jobs):
                 self.ready[each.queue].appendleft(each.id)
             raise DatabaseUnavailable("canceling statement due to statement timeout")
@@ -183,6 +186,24 @@ async def test_no_more_is_leased_than_is_free() -> None:
         await asyncio.sleep(0.01)
     assert 2 == rig.most
     assert not rig.running
+
+
+@in_virtual_time
+async def test_what_does_not_come_ahead_says_nothing_of_free_slots() -> None:
+    """It may have been a last attempt that was not given: only a lease for a free slot finds that there is no more."""
+    pool = Pool("mail", ("mail",), 2, rate=1e9, rated_at=monotonic())
+    rig = Rig(pool)
+    rig.store.add("mail", 1, 2, 3)
+    rig.store.last = {3}
+    async with rig.runs():
+        await asyncio.sleep(0.05)
+        assert ([1, 2], 0.0) == (list(rig.running), pool.rate)
+        asked = len(rig.store.leases)
+        await asyncio.sleep(0.04)
+        assert asked == len(rig.store.leases)
+        rig.end(1)
+        await asyncio.sleep(0.01)
+        assert [2, 3] == list(rig.running)
 
 
 @in_virtual_time

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from slayq_server.engine import pools as pools_module
 from slayq_server.engine.pools import Pool, Pools
 
 
@@ -75,25 +78,35 @@ def test_a_pool_is_full_by_its_deliveries_alone() -> None:
     assert shared.full
 
 
-def quick(limit: int = 10, seconds: float = 0.001, *, cluster: bool = False) -> Pool:
-    """A pool whose deliveries take so long."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which a test changes."""
+    now = [100.0]
+    monkeypatch.setattr(pools_module, "monotonic", lambda: now[0])
+    return now
+
+
+def busy(limit: int = 10, rate: float = 1000.0, *, cluster: bool = False) -> Pool:
+    """A pool of which so many deliveries end a second."""
     made = pool(limit=limit, cluster=cluster)
-    made.note_duration(seconds)
+    made.rate, made.rated_at = rate, 100.0
     return made
 
 
-def test_a_quick_pool_leases_ahead_what_begins_within_20_ms() -> None:
+@pytest.mark.usefixtures("clock")
+def test_a_busy_pool_leases_ahead_what_begins_within_20_ms() -> None:
     """And a slow one, or one of which nothing is known, no more than it has slots for."""
     assert 3 == pool(limit=3).wanted
-    assert 10 + 10 * 20 == quick(10, 0.001).wanted
-    assert 10 + 2 == quick(10, 0.1).wanted
-    assert 10 == quick(10, 0.25).wanted
-    assert 50 + 50 * 5 - 50 == quick(50, 0.004).wanted  # 200 are the most
+    assert 10 + 20 == busy(10, 1000).wanted
+    assert 10 + 2 == busy(10, 100).wanted
+    assert 10 == busy(10, 49).wanted
+    assert 50 + 200 == busy(50, 1_000_000).wanted  # the most
 
 
+@pytest.mark.usefixtures("clock")
 def test_leasing_ahead_goes_by_halves() -> None:
     """Full slots alone are no reason for a statement; free ones are."""
-    held = quick(10, 0.01)
+    held = busy(10, 1000)
     held.in_flight, held.ahead = 10, 11
     assert 0 == held.wanted
     held.ahead = 10
@@ -102,22 +115,26 @@ def test_leasing_ahead_goes_by_halves() -> None:
     assert 1 == held.wanted
 
 
+@pytest.mark.usefixtures("clock")
 def test_nothing_is_leased_ahead_of_a_single_slot_a_shared_limit_or_a_paused_queue() -> None:
     """One by one means just that; slots of the cluster's limit are counted by the database."""
-    assert 1 == quick(1).wanted
-    shared = quick(cluster=True)
+    assert 1 == busy(1).wanted
+    shared = busy(cluster=True)
     shared.slots = 4
     assert 4 == shared.wanted
-    paused = quick()
+    paused = busy()
     paused.paused = True
     assert 0 == paused.wanted
 
 
-def test_a_pace_is_an_average_of_late() -> None:
-    """One slow delivery slows it down at once, if not all the way; a reload changes nothing."""
-    held = quick(10, 0.001)
-    held.note_duration(1.0)
-    assert 0.1 < held.pace < 0.2
-    pools = Pools([held])
-    pools.replace([pool(limit=10)])
-    assert 0.1 < held.pace < 0.2
+def test_a_rate_is_an_average_of_late(clock: list[float]) -> None:
+    """It takes a tenth of a second to rise, and to fall when nothing ends any more; a reload changes nothing."""
+    held = pool(limit=10)
+    for _ in range(1000):
+        clock[0] += 0.001
+        held.note_end()
+    assert 950 < held.rate < 1050
+    Pools([held]).replace([pool(limit=10)])
+    assert 20 == held.wanted_ahead
+    clock[0] += 0.4
+    assert 0 == held.wanted_ahead

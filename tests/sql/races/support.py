@@ -57,7 +57,7 @@ async def meet(connect: Connect, first: Call, second: Call, *, commits: bool = T
 
 async def lease(connection: asyncpg.Connection, daemon: Daemon) -> None:
     """Leases one job, which must be there."""
-    assert 1 == len(await connection.fetch(query("lease"), daemon.worker_id, [QUEUE], [0], [1], None))
+    assert 1 == len(await connection.fetch(query("lease"), daemon.worker_id, [QUEUE], [0], [1], [0], None))
 
 
 async def complete(connection: asyncpg.Connection, daemon: Daemon, leased: LeasedJob) -> None:

@@ -111,7 +111,7 @@ async def test_bulk_adds_of_the_same_keys_do_not_wait_in_a_circle(connect: Conne
 @pytest.mark.parametrize(
     ("statement", "args"),
     [
-        pytest.param("lease", (WORKER, [QUEUE], [0], [1], None), id="lease"),
+        pytest.param("lease", (WORKER, [QUEUE], [0], [1], [0], None), id="lease"),
         pytest.param("settle_completed", (WORKER, [1], [1], False), id="settle_completed"),
         pytest.param("settle_retried", (WORKER, [1], [1], [1.0], [""], [False], [None]), id="settle_retried"),
         pytest.param("settle_dead", (WORKER, [1], [1], ["no-retry"], [""], [None]), id="settle_dead"),

@@ -65,7 +65,7 @@ class Work:
 
     async def lease(self, connection: asyncpg.Connection) -> None:
         """A daemon looks for jobs, of which there are none in that queue."""
-        await connection.fetch(query("lease"), self._daemon.worker_id, ["empty"], [0], [1], None)
+        await connection.fetch(query("lease"), self._daemon.worker_id, ["empty"], [0], [1], [0], None)
 
     async def renew(self, connection: asyncpg.Connection) -> None:
         """A daemon renews its row."""
