@@ -104,7 +104,7 @@ async def main() -> None:
     """Serves until it is told to stop."""
     record = Record()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(record), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: Connection(record), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)  # ends with the process that started it
     server.close()
