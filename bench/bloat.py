@@ -1,7 +1,8 @@
-"""A million jobs through one database, with a transaction held open for a third of them: do speed and sizes hold?
+"""Two million jobs through one database, with a transaction held open for some of them: do speed and sizes hold?
 
 A producer keeps a few thousand waiting. A transaction that stays open keeps vacuum from removing what ended after it
-began; what is asked is whether everything is as before once it has ended.
+began; what is asked is whether everything is as before once it has ended. Autovacuum looks once a minute, by default, so
+it takes some minutes to see: that is why they are so many.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 50
 WAITING = 5_000
-HELD = (0.3, 0.6)
+HELD = (0.1, 0.2)
 """The part of the jobs during which the transaction is open."""
 TENTHS = 10
 _SIZES = "select pg_table_size($1::text::regclass) as data, pg_indexes_size($1::text::regclass) as indexes"
@@ -116,7 +117,7 @@ async def run(context: Context) -> None:
         **{f"indexes_mb_at_{part}_percent": watch.at(part / 100, "indexes_mb") for part in (30, 60, 80, 100)},
         "most_mb": most,
     }
-    title = f"{context.scale.bloat_jobs:,} jobs through, a transaction open from 30 % to 60 %: slayq-server"
+    title = f"{context.scale.bloat_jobs:,} jobs through, a transaction open from 10 % to 20 %: slayq-server"
     results = context.results
     results.add("bloat", [figures], title)
     results.curve("bloat_rates", [{"tenth": tenth + 1, "per_second": rate} for tenth, rate in enumerate(rates)])

@@ -224,7 +224,7 @@ def adds(read: Reader) -> str:
 
 
 def bloat(read: Reader) -> str:
-    """A million jobs."""
+    """Millions of jobs."""
     rows = [
         ["deliveries/s, first tenth", read.plain("bloat", "first_tenth_per_second")],
         ["deliveries/s, slowest tenth", read.plain("bloat", "slowest_tenth_per_second")],

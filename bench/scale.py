@@ -54,7 +54,7 @@ FULL = Scale(
     daemon_jobs=10_000,
     steps=10_000,
     add_seconds=3,
-    bloat_jobs=1_000_000,
+    bloat_jobs=2_000_000,
 )
 QUICK = Scale(
     name="quick",
