@@ -1,8 +1,8 @@
 """Two million jobs through one database, with a transaction held open for some of them: do speed and sizes hold?
 
 A producer keeps a few thousand waiting. A transaction that stays open keeps vacuum from removing what ended after it
-began; what is asked is whether everything is as before once it has ended. Autovacuum looks once a minute, by default, so
-it takes some minutes to see: that is why they are so many.
+began; what is asked is whether everything is as before once it has ended. Autovacuum looks once a minute by default, so
+that takes some minutes to see: that is why they are so many.
 """
 
 from __future__ import annotations
