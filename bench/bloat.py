@@ -36,7 +36,7 @@ class Watch:
         self._context = context
         self._side = side
         self._jobs = jobs
-        self.points: list[dict[str, float]] = []
+        self.points = [{"seconds": 0.0, "delivered": 0.0, "table_mb": 0.0, "indexes_mb": 0.0}]
 
     async def look(self, connection: asyncpg.Connection, begun: float) -> float:
         """Notes one point; the part that is delivered."""
