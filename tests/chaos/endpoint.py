@@ -22,7 +22,7 @@ import trustme
 from aiohttp import web
 
 from slayq.signing import verify_v1
-from tests.chaos.plans import deed
+from tests.chaos.plans import UNTRUSTED, deed
 from tests.chaos.records import Log, fingerprint
 
 if TYPE_CHECKING:
@@ -164,7 +164,8 @@ async def serve(port: int, tls_port: int, log: Path) -> None:
     await web.TCPSite(runner, "127.0.0.1", port).start()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    await web.TCPSite(runner, "127.0.0.1", tls_port, ssl_context=context).start()
+    assert runner.server is not None
+    await asyncio.get_running_loop().create_server(runner.server, UNTRUSTED, tls_port, ssl=context)
     await asyncio.Event().wait()
 
 

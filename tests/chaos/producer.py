@@ -45,7 +45,7 @@ class Producer:
         database_url: str,
         rpc_urls: Sequence[str],
         endpoint_url: str,
-        tls_url: str,
+        tls_urls: Sequence[str],
         secret: str,
         runs_share: float,
         plan: list[str] | None = None,
@@ -59,7 +59,7 @@ class Producer:
             database_url: of the database, perhaps past a wire that breaks.
             rpc_urls: of the daemons.
             endpoint_url: where callbacks go.
-            tls_url: where they should not get to.
+            tls_urls: where they should not get to, at random.
             secret: signs what goes over HTTP.
             runs_share: which part of all that is sent are runs of durable functions.
             plan: of every job, in place of one chosen for each.
@@ -70,7 +70,7 @@ class Producer:
         self._database_url = database_url
         self._rpc_urls = list(rpc_urls)
         self._endpoint_url = endpoint_url
-        self._tls_url = tls_url
+        self._tls_urls = tls_urls
         self._secret = secret
         self._runs_share = runs_share
         self._plan = plan
@@ -159,7 +159,7 @@ class Producer:
         if cancels:
             job["job_key"] = name
         event = "chaos/cancel" if cancels else "chaos/job"
-        url = self._tls_url if "tls" in plan else self._endpoint_url
+        url = random.choice(self._tls_urls) if "tls" in plan else self._endpoint_url
         payload = {"url": url, "retry": 0, "event": event, "data": data}
         ways = [("sql", self._by_sql), ("v1", self._by_v1)]
         if "job_key" in job:

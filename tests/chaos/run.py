@@ -95,7 +95,7 @@ async def _live(order: Order, world: World, faults: Sequence[Any], folder: Path)
         database_url=worlds.through(world.database_url, world.producer_wire.port),
         rpc_urls=[world.rpc_url(daemon) for daemon in world.daemons],
         endpoint_url=world.endpoint_url,
-        tls_url=world.tls_url,
+        tls_urls=world.tls_urls,
         secret=SECRET,
         runs_share=order.runs_share,
         plan=order.plan,

@@ -19,6 +19,7 @@ import asyncpg
 from slayq_server.db.migrate import migrate
 from tests.chaos.bent import Control
 from tests.chaos.disk import cluster_in_memory, cluster_on_a_small_disk
+from tests.chaos.plans import UNTRUSTED
 from tests.chaos.records import Log
 from tests.chaos.wire import Wire
 from tests.support.pgbouncer import PgBouncer
@@ -114,7 +115,7 @@ class World:
         self.endpoint_wire = await self.stack.enter_async_context(Wire(self._endpoint_port))
         self.app_wire = await self.stack.enter_async_context(Wire(self._app_port))
         tls_port = unused_port()
-        self.tls_url = f"https://127.0.0.1:{tls_port}/slayq"
+        self.tls_urls = [f"https://{address}:{tls_port}/slayq" for address in UNTRUSTED]
         self.endpoint_url = f"http://127.0.0.1:{self.endpoint_wire.port}/slayq"
         self.app_url = f"http://127.0.0.1:{self.app_wire.port}/slayq"
         command = (
@@ -207,7 +208,7 @@ class World:
                 }
                 for number in range(2)
             ],
-            "callbacks": {"allow": [origin(self.endpoint_url), origin(self.app_url), origin(self.tls_url)]},
+            "callbacks": {"allow": [origin(url) for url in (self.endpoint_url, self.app_url, *self.tls_urls)]},
             "http": {"port": daemon.port},
             "database": {"poll_only": True, "poll_interval": 0.2} if self.setting.pgbouncer else {},
             "worker": {"lease": lease, "renew": lease / 4, "name": name_of(daemon)},
