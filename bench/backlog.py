@@ -14,6 +14,8 @@ from bench.context import Case
 from bench.rig import fresh_database
 from slayq_server.db.pool import _PLANS as DAEMON_SETTINGS
 from slayq_server.db.statements import query
+from slayq_server.db.store import lease_arguments
+from slayq_server.model import LeaseRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -106,7 +108,7 @@ class Table:
         await self.app.execute("select add_worker_job('other', $1)", _PAYLOAD.format(number))
 
     async def _lease(self, _: int) -> None:
-        rows = await self.daemon.fetch(query("lease"), self._worker, ["other"], [0], [1], [0], None)
+        rows = await self.daemon.fetch(query("lease"), *lease_arguments(self._worker, [LeaseRequest(("other",), 1)]))
         (self._leased,) = rows
 
     async def _complete(self, _: int) -> None:

@@ -36,6 +36,13 @@ class Run:
     """Of what is recorded of it. Where that is more than an app reads, `steps` lacks it."""
 
 
+Place: TypeAlias = "tuple[int, int | None, int]"
+"""Where a job stands among the ready ones of its queue: its priority, when it was due, and its id.
+
+The time in microseconds since 1970, because Postgres knows years that Python does not; None: before all times.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class LeasedJob:
     """A job this daemon holds: delivered only while the daemon's worker row is trusted, settled only under `lease`."""
@@ -58,6 +65,8 @@ class LeasedJob:
     """Seconds from due to leased, by the database's clock."""
     run: Run | None = None
     """Set if and only if the job is a durable run."""
+    place: Place | None = None
+    """Of the first of each queue in a batch; None of all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +261,8 @@ class LeaseRequest:
     """Its free slots."""
     ahead: int = 0
     """How much more it takes. No last attempt of a job: one that is lost unsent, with its daemon, must not end it."""
+    start: Place | None = None
+    """Where to begin; None: at the first ready job."""
 
     @property
     def most(self) -> int:

@@ -6,7 +6,7 @@ somebody else has locked.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from slayq_server.db.statements import query
 from slayq_server.model import (
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     import asyncpg
 
     from slayq_server.db.pool import Pool
-    from slayq_server.model import LeaseRequest, QueueFacts, RunWrite, Settlement
+    from slayq_server.model import LeaseRequest, Place, QueueFacts, RunWrite, Settlement
+
+_FIRST: Final = (None, None, None)
+"""No place, of `lease`: it begins at the first ready job."""
 
 
 class Store:
@@ -79,18 +82,17 @@ class Store:
         self, worker_id: int, requests: Sequence[LeaseRequest], forbidden_flags: Sequence[str] = ()
     ) -> list[LeasedJob]:
         """Leases the next jobs, no more than each pool has free slots, in the order in which they are to start."""
-        names: list[str] = []
-        pools: list[int] = []
-        free: list[int] = []
-        ahead: list[int] = []
-        for number, request in enumerate(requests):
-            for name in request.names:
-                names.append(name)
-                pools.append(number)
-                free.append(request.free)
-                ahead.append(request.ahead)
-        rows = await self._pool.fetch("lease", worker_id, names, pools, free, ahead, list(forbidden_flags) or None)
-        return [LeasedJob(*(*row[:10], row["run"] and run_of(row["run"]))) for row in rows]
+        rows = await self._pool.fetch("lease", *lease_arguments(worker_id, requests, forbidden_flags))
+        return [
+            LeasedJob(
+                *(
+                    *row[:10],
+                    row["run"] and run_of(row["run"]),
+                    None if row["first_priority"] is None else (row["first_priority"], row["first_due"], row["id"]),
+                )
+            )
+            for row in rows
+        ]
 
     async def release_unknown(self, worker_id: int, known: Sequence[int]) -> tuple[str, ...]:
         """Gives back jobs that this worker holds without knowing of them; the queues that are ready again."""
@@ -228,6 +230,26 @@ class Store:
 
 _ENDS = {OutcomeKind.COMPLETED: "done"}
 """What Postgres calls an end, where it is not the outcome's own name."""
+
+
+def lease_arguments(
+    worker_id: int, requests: Sequence[LeaseRequest], forbidden_flags: Sequence[str] = ()
+) -> tuple[object, ...]:
+    """What the statement `lease` is called with."""
+    names: list[str] = []
+    pools: list[int] = []
+    free: list[int] = []
+    ahead: list[int] = []
+    starts: list[Place | tuple[None, None, None]] = []
+    for number, request in enumerate(requests):
+        for name in request.names:
+            names.append(name)
+            pools.append(number)
+            free.append(request.free)
+            ahead.append(request.ahead)
+            starts.append(request.start or _FIRST)
+    priorities, times, ids = zip(*starts, strict=True)
+    return worker_id, names, pools, free, ahead, priorities, times, ids, list(forbidden_flags) or None
 
 
 def _flush_arguments(writes: Sequence[RunWrite]) -> tuple[list[object], ...]:

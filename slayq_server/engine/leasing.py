@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from slayq_server.engine.heads import Head
 from slayq_server.errors import DatabaseUnavailable
 from slayq_server.model import LeaseRequest
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from slayq_server.clock import Clock
     from slayq_server.engine.pools import Pool, Pools
     from slayq_server.engine.worker import Worker
-    from slayq_server.model import LeasedJob
+    from slayq_server.model import LeasedJob, Place
 
 _HOT_RATE = 250.0
 """Words a second for one pool from which polling is cheaper for everybody."""
@@ -77,6 +78,7 @@ class LeasingStore(Protocol):
 class _Appetite:
     """What is known of the jobs that wait for one pool."""
 
+    head: Head = field(default_factory=Head)
     hungry: bool = True
     wants: bool = False
     hot: bool = False
@@ -181,6 +183,7 @@ class Leaser:
         for pool in self._pools:
             appetite = self._appetite(pool)
             appetite.hungry, appetite.starved, appetite.wants, appetite.hot = True, False, False, False
+            appetite.head.forget()
         self._wake.set()
 
     def listening(self, connected: bool) -> None:
@@ -301,7 +304,8 @@ class Leaser:
             await self._write_wants(worker_id)
 
     async def _lease_for(self, asked: Sequence[Pool], worker_id: int) -> None:
-        requests = [self._request(pool) for pool in asked]
+        started = self._clock.monotonic()
+        requests = [self._request(pool, started) for pool in asked]
         # Answers are understood as they were asked for: a reload may have taken a queue away meanwhile.
         by_queue = {name: pool for pool in asked for name in pool.names}
         wanted = {pool.name: self._is_wanted(pool, worker_id) for pool in asked}
@@ -310,7 +314,6 @@ class Leaser:
             pool.reserved = request.free
             self._appetite(pool).hungry = False
         jobs: list[LeasedJob] = []
-        started = self._clock.monotonic()
         try:
             jobs = await self._store.lease(worker_id, requests, self.forbidden_flags)
         except DatabaseUnavailable:
@@ -326,21 +329,36 @@ class Leaser:
             for pool in asked:
                 pool.reserved = 0
         self._most = min(self._most * 2, _MOST)
-        self._on_batch("ok" if jobs else "empty", self._clock.monotonic() - started)
+        took = self._clock.monotonic() - started
+        self._on_batch("ok" if jobs else "empty", took)
         if self._worker.id != worker_id or not self._worker.trusted:
             # The answer came too late: the row's time is up, and the jobs go back when it is reaped.
             _log.warning("lease_came_too_late", worker=worker_id, jobs=len(jobs))
             return
         got = dict.fromkeys(wanted, 0)
+        first: dict[str, Place] = {}
         for job in jobs:
-            got[by_queue[job.queue].name] += 1
-            self._start(job, by_queue[job.queue])
+            pool = by_queue[job.queue]
+            got[pool.name] += 1
+            if job.place is not None:
+                first.setdefault(pool.name, job.place)  # the jobs of all names come in one order
+            self._start(job, pool)
         for pool, request in zip(asked, requests, strict=True):
+            self._look_on(pool, got[pool.name], request, first.get(pool.name), took)
             self._learn(pool, got[pool.name], request, wanted=wanted[pool.name])
 
-    def _request(self, pool: Pool) -> LeaseRequest:
+    def _request(self, pool: Pool, now: float) -> LeaseRequest:
         free = min(pool.free, self._most)
-        return LeaseRequest(pool.names, free, min(pool.wanted_ahead, self._most - free))
+        ahead = min(pool.wanted_ahead, self._most - free)
+        return LeaseRequest(pool.names, free, ahead, self._appetite(pool).head.at(now))
+
+    def _look_on(self, pool: Pool, got: int, request: LeaseRequest, first: Place | None, seconds: float) -> None:
+        """Where the pool's next lease is to begin. One job at a time is in order: a pool of one begins at the first."""
+        head = self._appetite(pool).head
+        if got < request.most or first is None or pool.limit < 2:
+            head.forget()
+        else:
+            head.found(first, whole=request.start is None, now=self._clock.monotonic(), seconds=seconds)
 
     async def _resolve_doubts(self, worker_id: int) -> None:
         """After a lease whose answer was lost: what it committed, then or a little later, is held by us unknowingly."""
@@ -356,6 +374,9 @@ class Leaser:
         now = self._clock.monotonic()
         if got:
             appetite.last_found = now
+        if request.start is not None and got < request.most:
+            appetite.hungry = True  # there may be more before where it began
+            return
         if got >= request.free and request.most:
             # Whether there is more where nothing came ahead, a lease for a free slot will tell.
             if got < request.most:

@@ -142,8 +142,8 @@ NO_PAYLOADS = f"array_fill(null::json, array[{FEW}])"
 
 # A daemon's statements, with arguments: these run with the settings of the daemon's connections.
 DAEMON = {
-    "lease": f"1, '{{mail,post}}', '{{0,0}}', '{{{FEW},{FEW}}}', '{{0,0}}', null",
-    "lease runs": f"1, '{{runs}}', '{{0}}', '{{{FEW}}}', '{{0}}', null",
+    "lease": f"1, '{{mail,post}}', '{{0,0}}', '{{{FEW},{FEW}}}', '{{0,0}}', '{{0,0}}', '{{0,0}}', '{{0,0}}', null",
+    "lease runs": f"1, '{{runs}}', '{{0}}', '{{{FEW}}}', '{{0}}', '{{0}}', '{{0}}', '{{0}}', null",
     "settle_completed": f"{SETTLED}, true",
     "settle_retried": (
         f"{SETTLED}, array_fill(9.0::float8, array[{FEW}]), {ERRORS}, array_fill(false, array[{FEW}]), {NO_PAYLOADS}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slayq_server.db.statements import query
+from slayq_server.db.store import lease_arguments
 from slayq_server.model import LeaseRequest
 from tests.sql.support import URL
 
@@ -115,9 +116,8 @@ class RunsDaemon:
 
     async def lease(self, free: int = 1) -> list[Segment]:
         """Leases the next runs."""
-        request = LeaseRequest((QUEUE,), free)
         rows = await self.connection.fetch(
-            query("lease"), self.daemon.worker_id, list(request.names), [0], [request.free], [0], None
+            query("lease"), *lease_arguments(self.daemon.worker_id, [LeaseRequest((QUEUE,), free)])
         )
         return [
             Segment(

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slayq_server.model import LeaseRequest, QueueFacts
-from tests.sql.support import QUEUE, add, count, data_of, job, later, letter, live, make_due, payload
+from tests.sql.support import QUEUE, add, count, data_of, job, later, letter, live, make_due, payload, released
 
 if TYPE_CHECKING:
     import asyncpg
 
     from slayq_server.db.store import Store
+    from slayq_server.model import LeasedJob, Place
     from tests.sql.support import Daemon
 
 PAST_INTEGER = 2**31
@@ -223,6 +224,47 @@ async def test_no_last_attempt_is_leased_ahead(connection: asyncpg.Connection, d
     assert ["once", "often"] == await lease(1, 2)
     assert [] == await lease(0, 1)
     assert ["once more", "often too"] == await lease(1, 1)
+
+
+async def test_a_lease_begins_where_it_is_told_to(connection: asyncpg.Connection, daemon: Daemon) -> None:
+    """The first job of each queue says where it stands, and a lease that begins there takes nothing before it."""
+
+    async def due(leased: LeasedJob) -> int:
+        statement = "select extract(epoch from run_at) * 1000000 from slayq.job where id = $1"
+        return int(await connection.fetchval(statement, leased.id))
+
+    async def lease(free: int, start: Place | None = None) -> list[LeasedJob]:
+        return await daemon.store.lease(daemon.worker_id, [LeaseRequest(("mail", "post"), free, start=start)])
+
+    for place, key in enumerate(("a", "b", "c", "d", "e", "f")):
+        await add(
+            connection, key, queue=("mail", "post")[place % 2], priority=place // 2, run_at=later(seconds=place - 60)
+        )
+    first, second, third = await lease(3)
+    assert (first.place, second.place, third.place) == (
+        (0, await due(first), first.id), (0, await due(second), second.id), None
+    )  # fmt: skip
+    await daemon.settle(*(released(each) for each in (first, second, third)))
+
+    assert ["b", "c"] == [each.job_key for each in await lease(2, second.place)]
+    assert ["d"] == [each.job_key for each in await lease(1, (1, await due(third), third.id))]
+    assert [] == await lease(2, (3, None, 0))
+    assert ["e", "f"] == [each.job_key for each in await lease(2, (2, None, 0))]
+    assert ["a"] == [each.job_key for each in await lease(2)]
+
+
+@pytest.mark.parametrize("due", ["-infinity", "4713-01-01 BC", "0001-01-01 BC", "1969-12-31 23:59:59.999999+00"])
+async def test_times_that_python_does_not_know(connection: asyncpg.Connection, daemon: Daemon, due: str) -> None:
+    """Such jobs are leased like others, and a lease can begin with them."""
+    for key in ("first", "second"):
+        await add(connection, key)
+    await connection.execute("update slayq.job set run_at = $1::text::timestamptz", due)
+    first = await daemon.lease_one()
+    assert "first" == first.job_key
+    assert first.place is not None
+    await daemon.settle(released(first))
+    again = await daemon.store.lease(daemon.worker_id, [LeaseRequest((QUEUE,), 2, start=first.place)])
+    assert ["first", "second"] == [each.job_key for each in again]
 
 
 async def test_numbers_past_31_bits(connection: asyncpg.Connection, daemon: Daemon) -> None:

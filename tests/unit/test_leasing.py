@@ -17,7 +17,7 @@ from tests.support.virtual import VirtualClock, in_virtual_time, now
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-    from slayq_server.model import LeaseRequest
+    from slayq_server.model import LeaseRequest, Place
 
 ALWAYS = set(OTHER_WORDS)
 
@@ -45,7 +45,11 @@ class FakeStore:
         """Called once, while a wish for a queue's words is being written."""
         self.last: set[int] = set()
         """Jobs that are not leased ahead."""
+        self.starts: list[Place | None] = []
+        """Where each lease for a single pool began."""
         self.takes = 0.001
+        self.whole_takes = 0.0
+        """How much longer a lease takes that begins at the first job."""
         self.want_takes = 0.001
         self.can = 1000
         self.fails = 0
@@ -69,15 +73,19 @@ class FakeStore:
             left = request.most
             for name in request.names:
                 waiting = self.ready.get(name, deque())
-                while waiting and left and (left > request.ahead or waiting[0] not in self.last):
-                    jobs.append(job(waiting.popleft(), name))
+                begin = request.start[2] if request.start else 0
+                found = [number for number in waiting if number >= begin]
+                while found and left and (left > request.ahead or found[0] not in self.last):
+                    waiting.remove(found[0])
+                    jobs.append(job(found.pop(0), name))
                     left -= 1
         if sum(request.most for request in requests) > self.can:
             for each in reversed(jobs):
                 self.ready[each.queue].appendleft(each.id)
             raise DatabaseUnavailable("canceling statement due to statement timeout")
         self.before_answer()
-        await asyncio.sleep(self.takes)
+        self.starts.append(requests[0].start)
+        await asyncio.sleep(self.takes if requests[0].start else self.takes + self.whole_takes)
         if self.fails:
             self.fails -= 1
             raise DatabaseUnavailable("the answer was lost")
@@ -119,7 +127,7 @@ class FakeStore:
 
 def job(number: int, queue: str = "mail") -> LeasedJob:
     """A leased job of that id."""
-    return LeasedJob(number, 1, queue, None, 1, 25, "{}", None, None, 0.0)
+    return LeasedJob(number, 1, queue, None, 1, 25, "{}", None, None, 0.0, place=(0, 0, number))
 
 
 class Rig:
@@ -204,6 +212,65 @@ async def test_what_does_not_come_ahead_says_nothing_of_free_slots() -> None:
         rig.end(1)
         await asyncio.sleep(0.01)
         assert [2, 3] == list(rig.running)
+
+
+async def work_off(rig: Rig, seconds: float) -> None:
+    """Ends whatever runs, again and again."""
+    until = now() + seconds
+    while now() < until:
+        rig.end(*rig.running)
+        await asyncio.sleep(0.01)
+
+
+@in_virtual_time
+async def test_slow_looks_from_the_beginning_are_rare() -> None:
+    """They take 0.1 s, others a hundredth of that: for about 20 times as long, leases begin where one found its first.
+
+    What has become ready before that place is found by the next look from the beginning.
+    """
+    rig = Rig()
+    rig.store.whole_takes = 0.1
+    rig.store.add("mail", *range(1_000, 4_000))
+    async with rig.runs():
+        await work_off(rig, 10)
+        assert 3 <= rig.store.starts.count(None) <= 8
+        assert len(rig.store.starts) > 500
+        while rig.store.starts[-1] is None:
+            await work_off(rig, 0.01)
+        rig.store.ready["mail"].appendleft(7)
+        looks = rig.store.starts.count(None)
+        while 7 not in rig.running:
+            await work_off(rig, 0.01)
+        assert looks + 1 == rig.store.starts.count(None)
+
+
+@in_virtual_time
+async def test_what_stands_before_where_leases_begin_is_found_once_they_run_dry() -> None:
+    """A lease that brings less than it asks for is followed at once by one from the beginning."""
+    rig = Rig()
+    rig.store.whole_takes = 1.0
+    rig.store.add("mail", *range(1_000, 1_100))
+    async with rig.runs():
+        while rig.store.starts[-1] is None:
+            await work_off(rig, 0.01)
+        rig.store.ready["mail"].appendleft(7)
+        while len(rig.store.ready["mail"]) > 1:
+            await work_off(rig, 0.01)
+        rig.end(*rig.running)
+        await asyncio.sleep(1.05)
+        assert [7] == list(rig.running)
+
+
+@in_virtual_time
+async def test_one_at_a_time_is_in_order() -> None:
+    """With a concurrency of one, every lease begins at the first job."""
+    rig = Rig(Pool("mail", ("mail",), 1))
+    rig.store.whole_takes = 0.1
+    rig.store.add("mail", *range(1_000, 1_100))
+    async with rig.runs():
+        await work_off(rig, 2)
+    assert len(rig.store.starts) > 10
+    assert {None} == set(rig.store.starts)
 
 
 @in_virtual_time

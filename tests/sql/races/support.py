@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slayq_server.db.statements import query
-from slayq_server.model import DeadReason
+from slayq_server.db.store import lease_arguments
+from slayq_server.model import DeadReason, LeaseRequest
 from tests.sql.support import (
     EVENT,
     QUEUE,
@@ -57,7 +58,9 @@ async def meet(connect: Connect, first: Call, second: Call, *, commits: bool = T
 
 async def lease(connection: asyncpg.Connection, daemon: Daemon) -> None:
     """Leases one job, which must be there."""
-    assert 1 == len(await connection.fetch(query("lease"), daemon.worker_id, [QUEUE], [0], [1], [0], None))
+    assert 1 == len(
+        await connection.fetch(query("lease"), *lease_arguments(daemon.worker_id, [LeaseRequest((QUEUE,), 1)]))
+    )
 
 
 async def complete(connection: asyncpg.Connection, daemon: Daemon, leased: LeasedJob) -> None:

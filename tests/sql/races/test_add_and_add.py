@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slayq_server.db.statements import query
+from slayq_server.db.store import lease_arguments
 from slayq_server.errors import DatabaseUnavailable
+from slayq_server.model import LeaseRequest
 from tests.sql.races.support import commit_or_not, meet, report, sleep, start
 from tests.sql.support import QUEUE, add, count, live, payload
 
@@ -111,7 +113,7 @@ async def test_bulk_adds_of_the_same_keys_do_not_wait_in_a_circle(connect: Conne
 @pytest.mark.parametrize(
     ("statement", "args"),
     [
-        pytest.param("lease", (WORKER, [QUEUE], [0], [1], [0], None), id="lease"),
+        pytest.param("lease", lease_arguments(WORKER, [LeaseRequest((QUEUE,), 1)]), id="lease"),
         pytest.param("settle_completed", (WORKER, [1], [1], False), id="settle_completed"),
         pytest.param("settle_retried", (WORKER, [1], [1], [1.0], [""], [False], [None]), id="settle_retried"),
         pytest.param("settle_dead", (WORKER, [1], [1], ["no-retry"], [""], [None]), id="settle_dead"),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slayq_server.db.statements import query
+from slayq_server.db.store import lease_arguments
+from slayq_server.model import LeaseRequest
 from tests.sql.runs import PLACED, QUEUE, RunsDaemon, send
 from tests.sql.support import blocked_by
 
@@ -29,7 +31,9 @@ async def test_a_slow_lease_sees_what_was_recorded_meanwhile(
     await gate.execute("select pg_advisory_lock(7)")
     # The lease has its snapshot, and looks at no job yet.
     statement = query("lease").replace("where exists", "where pg_advisory_xact_lock(7)::text is not null and exists", 1)
-    leasing = asyncio.ensure_future(slow.fetch(statement, runs.daemon.worker_id, [QUEUE], [0], [1], [0], None))
+    leasing = asyncio.ensure_future(
+        slow.fetch(statement, *lease_arguments(runs.daemon.worker_id, [LeaseRequest((QUEUE,), 1)]))
+    )
     await blocked_by(connection, gate, slow)
     assert ["settled"] == await runs.ended((await runs.lease_one()).step("reserve", 3).ends("released"))
     await gate.execute("select pg_advisory_unlock(7)")

@@ -13,7 +13,8 @@ import pytest
 
 from slayq_server.db.migrate import Migration, load, migrate
 from slayq_server.db.statements import query
-from slayq_server.model import DeadReason
+from slayq_server.db.store import lease_arguments
+from slayq_server.model import DeadReason, LeaseRequest
 from tests.sql.races.support import promote, reap
 from tests.sql.runs import PLACED, register, send
 from tests.sql.support import EVENT, QUEUE, add, cancel, later, live, trigger, wait_event
@@ -65,7 +66,7 @@ class Work:
 
     async def lease(self, connection: asyncpg.Connection) -> None:
         """A daemon looks for jobs, of which there are none in that queue."""
-        await connection.fetch(query("lease"), self._daemon.worker_id, ["empty"], [0], [1], [0], None)
+        await connection.fetch(query("lease"), *lease_arguments(self._daemon.worker_id, [LeaseRequest(("empty",), 1)]))
 
     async def renew(self, connection: asyncpg.Connection) -> None:
         """A daemon renews its row."""
