@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from slayq_server.engine import plain_http
 from slayq_server.engine.plain_connection import Broken
-from slayq_server.model import CallbackResult
+from slayq_server.model import CallbackResult, quick_dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from slayq_server.engine.plain_http import PlainClient
 
 
-@dataclass(frozen=True, slots=True)
+@quick_dataclass
 class Reply:
     """How an endpoint answered."""
 

@@ -7,10 +7,10 @@ number and time of a delivery come in with `Callback.body`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from slayq.protocol import CRON_JOB_KEY
+from slayq_server.model import quick_dataclass
 from slayq_server.protocol.js_json import (
     InvalidJson,
     array_elements,
@@ -34,7 +34,7 @@ class UndeliverablePayload(ValueError):
     """A payload that no callback can be made of, whatever the app does. The message says why, and quotes none of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@quick_dataclass
 class Callback:
     """A job's callback, but for what differs from delivery to delivery."""
 
