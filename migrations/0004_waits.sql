@@ -176,7 +176,9 @@ $$;
 -- job's row is gone.
 create function slayq._cancel_1(event_name text, match_name text, match_text text)
 returns bigint language plpgsql volatile
-set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan
+-- A collision leads to a page or two at the most: to read them takes less than to ask another process for them.
+set effective_io_concurrency = 0 as $$
 declare
     wanted constant bigint[] := array[slayq._match_term_1(event_name, match_name, match_text)];
     matching bigint[];
