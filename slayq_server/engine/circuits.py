@@ -13,13 +13,14 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from slayq_server.errors import DatabaseUnavailable
+from slayq_server.engine.passes import make_passes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from slayq_server.clock import Clock
     from slayq_server.engine.breaker import Breaker
+    from slayq_server.errors import DatabaseUnavailable
 
 _BATCH = 500
 
@@ -90,17 +91,7 @@ class Circuits:
 
     async def run(self) -> None:
         """Brings forward until cancelled."""
-        pause = 0.0
-        while True:
-            if pause:
-                await asyncio.sleep(pause)
-            await self._until_useful()
-            try:
-                await self._pass()
-                pause = 0.0
-            except DatabaseUnavailable as error:
-                self._on_error(error)
-                pause = min(max(pause * 2, 0.1), 2.0)
+        await make_passes(self._until_useful, self._pass, self._on_error)
 
     async def _until_useful(self) -> None:
         while not self._back:

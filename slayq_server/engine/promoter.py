@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from slayq_server.engine.passes import make_passes
 from slayq_server.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -114,17 +115,7 @@ class Promoter:
 
     async def run(self) -> None:
         """Promotes, matches, sweeps and reaps until cancelled."""
-        pause = 0.0
-        while True:
-            if pause:
-                await asyncio.sleep(pause)
-            await self._until_due()
-            try:
-                await self._pass()
-                pause = 0.0
-            except DatabaseUnavailable as error:
-                self._on_error(error)
-                pause = min(max(pause * 2, 0.1), 2.0)
+        await make_passes(self._until_due, self._pass, self._on_error)
 
     async def _until_due(self) -> None:
         while True:

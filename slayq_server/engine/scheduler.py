@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from slayq_server.engine.crontab import Crontab
-from slayq_server.errors import DatabaseUnavailable, RequestRefused, StatementFailed
+from slayq_server.engine.passes import make_passes
+from slayq_server.errors import RequestRefused, StatementFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from slayq_server.clock import Clock
+    from slayq_server.errors import DatabaseUnavailable
     from slayq_server.model import ScheduleRow, ScheduleTimes
 
 FUNCTION_KIND = "function"
@@ -149,26 +151,22 @@ class Scheduler:
 
     async def run(self) -> None:
         """Fires ticks until cancelled."""
-        pause = 0.0
-        while True:
-            if pause:
-                await asyncio.sleep(pause)
-            await self._until_due()
-            self._asked = False
-            try:
-                if self._functions_changed:
-                    await self._look_at_functions()
-                if not self._registered:
-                    await self._register()
-                else:
-                    await self._fire()
-                ids = self._ids()
-                self._plan(await self._store.times(ids) if ids else [])
-                pause = 0.0
-            except DatabaseUnavailable as error:
-                self._on_error(error)
-                self.look()
-                pause = min(max(pause * 2, 0.2), 2.0)
+        await make_passes(self._until_due, self._pass, self._failed)
+
+    async def _pass(self) -> None:
+        self._asked = False
+        if self._functions_changed:
+            await self._look_at_functions()
+        if not self._registered:
+            await self._register()
+        else:
+            await self._fire()
+        ids = self._ids()
+        self._plan(await self._store.times(ids) if ids else [])
+
+    def _failed(self, error: DatabaseUnavailable) -> None:
+        self._on_error(error)
+        self.look()
 
     def _ids(self) -> list[str]:
         configured = [schedule.id for schedule in self._schedules if schedule.id not in self._unusable]
