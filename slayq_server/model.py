@@ -77,7 +77,7 @@ class LeasedJob:
     run: Run | None = None
     """Set if and only if the job is a durable run."""
     place: Place | None = None
-    """Of the first of each queue in a batch; None of all others."""
+    """Of the last of each queue in a batch; None of all others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class Store:
                 *(
                     *row[:10],
                     row["run"] and run_of(row["run"]),
-                    None if row["first_priority"] is None else (row["first_priority"], row["first_due"], row["id"]),
+                    None if row["last_priority"] is None else (row["last_priority"], row["last_due"], row["id"]),
                 )
             )
             for row in rows

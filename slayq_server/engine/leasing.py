@@ -167,6 +167,7 @@ class Leaser:
             appetite.hot = not full
             appetite.last_found = now
         appetite.hungry, appetite.starved = True, False
+        appetite.head.hurry()
         self._wake.set()
 
     def ready(self, queues: Iterable[str]) -> None:
@@ -174,7 +175,9 @@ class Leaser:
         for queue in queues:
             pool = self._pools.get(queue)
             if pool is not None:
-                self._appetite(pool).hungry = True
+                appetite = self._appetite(pool)
+                appetite.hungry = True
+                appetite.head.hurry()
                 self._wake.set()
 
     def look_everywhere(self) -> None:
@@ -305,28 +308,32 @@ class Leaser:
 
     async def _lease_for(self, asked: Sequence[Pool], worker_id: int) -> None:
         started = self._clock.monotonic()
-        requests = [self._request(pool, started) for pool in asked]
+        requests = {pool: request for pool in asked if (request := self._request(pool, started)).most}
+        if not requests:
+            return
         # Answers are understood as they were asked for: a reload may have taken a queue away meanwhile.
-        by_queue = {name: pool for pool in asked for name in pool.names}
-        wanted = {pool.name: self._is_wanted(pool, worker_id) for pool in asked}
+        by_queue = {name: pool for pool in requests for name in pool.names}
+        wanted = {pool.name: self._is_wanted(pool, worker_id) for pool in requests}
         # A word that comes while the statement runs makes its pool hungry again.
-        for pool, request in zip(asked, requests, strict=True):
+        for pool, request in requests.items():
             pool.reserved = request.free
             self._appetite(pool).hungry = False
         jobs: list[LeasedJob] = []
         try:
-            jobs = await self._store.lease(worker_id, requests, self.forbidden_flags)
+            jobs = await self._store.lease(worker_id, list(requests.values()), self.forbidden_flags)
         except DatabaseUnavailable:
-            for pool in asked:
-                self._appetite(pool).hungry = True
             now = self._clock.monotonic()
+            for pool, request in requests.items():
+                self._appetite(pool).hungry = True
+                if request.start is None:
+                    self._appetite(pool).head.failed(now)
             # What is leased may be large: was it too much for the time that a statement may take?
-            self._most = max(1, max(request.most for request in requests) // 4)
+            self._most = max(1, max(request.most for request in requests.values()) // 4)
             self._on_batch("error", now - started)
             self._doubts = [now + seconds for seconds in _DOUBTS]
             raise
         finally:
-            for pool in asked:
+            for pool in requests:
                 pool.reserved = 0
         self._most = min(self._most * 2, _MOST)
         took = self._clock.monotonic() - started
@@ -336,29 +343,36 @@ class Leaser:
             _log.warning("lease_came_too_late", worker=worker_id, jobs=len(jobs))
             return
         got = dict.fromkeys(wanted, 0)
-        first: dict[str, Place] = {}
+        last: dict[str, Place] = {}
         for job in jobs:
             pool = by_queue[job.queue]
             got[pool.name] += 1
             if job.place is not None:
-                first.setdefault(pool.name, job.place)  # the jobs of all names come in one order
+                last[pool.name] = job.place  # of several names the last: the jobs of all come in one order
             self._start(job, pool)
-        for pool, request in zip(asked, requests, strict=True):
-            self._look_on(pool, got[pool.name], request, first.get(pool.name), took)
+        any_whole = any(request.start is None for request in requests.values())
+        for pool, request in requests.items():
+            beside = any_whole and request.start is not None
+            self._look_on(pool, got[pool.name], request, last.get(pool.name), None if beside else took)
             self._learn(pool, got[pool.name], request, wanted=wanted[pool.name])
 
     def _request(self, pool: Pool, now: float) -> LeaseRequest:
         free = min(pool.free, self._most)
         ahead = min(pool.wanted_ahead, self._most - free)
-        return LeaseRequest(pool.names, free, ahead, self._appetite(pool).head.at(now))
+        # Where deliveries are slow, a lease more or less does not matter, and to be passed over costs a job much.
+        return LeaseRequest(pool.names, free, ahead, self._appetite(pool).head.at(now) if pool.quick else None)
 
-    def _look_on(self, pool: Pool, got: int, request: LeaseRequest, first: Place | None, seconds: float) -> None:
-        """Where the pool's next lease is to begin. One job at a time is in order: a pool of one begins at the first."""
+    def _look_on(self, pool: Pool, got: int, request: LeaseRequest, last: Place | None, took: float | None) -> None:
+        """Where the pool's next lease is to begin. One job at a time is in order: a pool of one begins at the first.
+
+        `took`: seconds; None: not known, because another pool's part of the statement began at the beginning.
+        """
         head = self._appetite(pool).head
-        if got < request.most or first is None or pool.limit < 2:
+        if pool.limit < 2 or got < request.free:
             head.forget()
-        else:
-            head.found(first, whole=request.start is None, now=self._clock.monotonic(), seconds=seconds)
+        elif took is not None and last is not None and (request.free or got == request.most):
+            # Else there may have been none but last attempts, which are not leased ahead.
+            head.found(last, whole=request.start is None, now=self._clock.monotonic(), seconds=took)
 
     async def _resolve_doubts(self, worker_id: int) -> None:
         """After a lease whose answer was lost: what it committed, then or a little later, is held by us unknowingly."""
@@ -374,7 +388,7 @@ class Leaser:
         now = self._clock.monotonic()
         if got:
             appetite.last_found = now
-        if request.start is not None and got < request.most:
+        if request.start is not None and got < request.free:
             appetite.hungry = True  # there may be more before where it began
             return
         if got >= request.free and request.most:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _AHEAD_SECONDS: Final = 0.02
 """What is leased ahead is to begin within so long: until then it can be neither changed nor overtaken."""
 _AHEAD_MOST: Final = 200
+_QUICK: Final = 30.0
+"""Deliveries a second. One that has just ended counts for ten."""
 _OF_LATE: Final = 0.1
 """Seconds over which the rate is an average."""
 
@@ -83,6 +85,11 @@ class Pool:
         most = min(_AHEAD_MOST, int(self._rate_at(monotonic()) * _AHEAD_SECONDS))
         # Not for each slot that becomes free, but by halves: a statement should be worth its while.
         return most - self.ahead if 2 * self.ahead <= most else 0
+
+    @property
+    def quick(self) -> bool:
+        """Whether so many deliveries end that a job which is passed over for a moment finds a slot soon."""
+        return self.rate > _QUICK and self._rate_at(monotonic()) > _QUICK
 
     def note_end(self) -> None:
         """A delivery has ended."""

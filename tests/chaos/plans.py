@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-UNTRUSTED = [f"127.0.{network}.{host}" for network in (1, 2) for host in range(1, 251)]
+UNTRUSTED = [f"127.0.{network}.{host}" for network in (1, 2) for host in range(1, 201)]
 """Where `tls` is: at so many addresses that no daemon finds one of them away often enough to put its jobs off, which
 would then take longer to die than a run lasts."""
 DEADLY = ("666", "404")

@@ -227,7 +227,7 @@ async def test_no_last_attempt_is_leased_ahead(connection: asyncpg.Connection, d
 
 
 async def test_a_lease_begins_where_it_is_told_to(connection: asyncpg.Connection, daemon: Daemon) -> None:
-    """The first job of each queue says where it stands, and a lease that begins there takes nothing before it."""
+    """The last job of each queue says where it stands, and a lease that begins there takes nothing before it."""
 
     async def due(leased: LeasedJob) -> int:
         statement = "select extract(epoch from run_at) * 1000000 from slayq.job where id = $1"
@@ -242,7 +242,7 @@ async def test_a_lease_begins_where_it_is_told_to(connection: asyncpg.Connection
         )
     first, second, third = await lease(3)
     assert (first.place, second.place, third.place) == (
-        (0, await due(first), first.id), (0, await due(second), second.id), None
+        None, (0, await due(second), second.id), (1, await due(third), third.id)
     )  # fmt: skip
     await daemon.settle(*(released(each) for each in (first, second, third)))
 

@@ -25,7 +25,7 @@ def test_at_first_it_is_the_beginning() -> None:
 
 
 def test_slow_looks_from_the_beginning_are_rare() -> None:
-    """Twice 0.1 s, where others take nothing: for 2 s leases begin at the first job that was found."""
+    """Twice 0.1 s, where others take nothing: for 2 s leases begin where the last of these ended."""
     head = Head()
     whole(head, 0.1, now=10.0, times=2)
     assert (FIRST, FIRST, None) == (head.at(10.0), head.at(11.99), head.at(12.0))
@@ -45,9 +45,58 @@ def test_what_is_no_quicker_elsewhere_begins_at_the_beginning() -> None:
     short(head, 0.1, now=9.0, times=2)
     whole(head, 0.1, now=10.0, times=2)
     assert head.at(10.0) is None
-    short(head, 0.04, now=11.0, times=2)
-    whole(head, 0.1, now=12.0, times=2)
-    assert (FIRST, None) == (head.at(13.19), head.at(13.21))
+
+
+def test_the_window_is_for_as_long_as_what_is_gained_is_worth() -> None:
+    """0.1 s are 0.04 s more than twice what others take, when that has faded a little: 20 times as long."""
+    head = Head()
+    whole(head, 0.1, now=11.0)
+    short(head, 0.03 / 0.8, now=11.0, times=2)
+    whole(head, 0.1, now=12.0)
+    assert (FIRST, None) == (head.at(12.79), head.at(12.81))
+
+
+def test_others_that_were_slow_once_are_tried_again() -> None:
+    """What they took counts for less with each look from the beginning; while they are as slow, not for long."""
+    head = Head()
+    short(head, 0.9, now=1.0, times=2)
+    for second in range(20):
+        whole(head, 0.1, now=float(second))
+    assert FIRST == head.at(19.1)
+
+
+def test_what_is_quick_is_always_done() -> None:
+    """A look from the beginning that takes no time to speak of is not left out."""
+    head = Head()
+    whole(head, 0.002, now=10.0, times=2)
+    assert head.at(10.0) is None
+
+
+def test_others_do_not_move_the_place() -> None:
+    head = Head()
+    whole(head, 0.1, now=10.0, times=2)
+    short(head, 0.001, now=10.5)
+    assert (FIRST, None) == (head.at(11.99), head.at(12.0))
+
+
+def test_sooner_where_something_has_become_ready() -> None:
+    """A quarter of the time may then be lost; the next look from the beginning has seen it."""
+    head = Head()
+    whole(head, 0.1, now=10.0, times=2)
+    head.hurry()
+    assert (FIRST, None) == (head.at(10.39), head.at(10.41))
+    whole(head, 0.1, now=11.0)
+    assert FIRST == head.at(12.9)
+
+
+def test_one_that_fails_is_put_off() -> None:
+    """Leases go on where they were, where that is known."""
+    head = Head()
+    head.failed(5.0)
+    assert head.at(5.0) is None
+    whole(head, 0.1, now=10.0, times=2)
+    head.failed(20.0)
+    assert (FIRST, None) == (head.at(24.9), head.at(25.0))
 
 
 @pytest.mark.parametrize("seconds", [1.0, 60.0])

@@ -38,13 +38,14 @@ taken as (
     set state = 'leased', worker_id = $1, lease = j.lease + 1, attempts = j.attempts + 1, leased_at = now()
     where j.id = any (array(select id from chosen where place <= free or (place <= most and not is_last)))
     returning j.id, j.lease, j.queue, j.job_key, j.attempts, j.max_attempts, j.payload, j.patches, j.serial_queue,
-        j.priority, j.run_at, extract(epoch from now() - j.run_at)::double precision as waited,
+        j.priority, j.run_at,
+        case when isfinite(j.run_at) then extract(epoch from now() - j.run_at)::double precision else 0 end as waited,
         case when j.run_id is not null then slayq._run_1(j) end as run
 )
 select id, lease, queue, job_key, attempts, max_attempts, payload, patches, serial_queue, waited, run,
-    case when row_number() over first = 1 then priority end as first_priority,
-    case when row_number() over first = 1 and isfinite(run_at) then (extract(epoch from run_at) * 1000000)::bigint end
-        as first_due
+    case when lead(id) over line is null then priority end as last_priority,
+    case when lead(id) over line is null and isfinite(run_at) then (extract(epoch from run_at) * 1000000)::bigint end
+        as last_due
 from taken
-window first as (partition by queue order by priority, run_at, id)
+window line as (partition by queue order by priority, run_at, id)
 order by taken.priority, taken.run_at, id
