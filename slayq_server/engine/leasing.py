@@ -2,8 +2,9 @@
 
 One lease statement is on its way at a time; the slots that become free meanwhile make the next batch. A pool is
 *hungry* while there may be jobs for it that have not been leased: then every free slot leads to a lease, and a pool
-that is quick leases some jobs ahead (see `pools`). A lease that
-brings fewer jobs than asked for ends that, and from then on a word wakes it: NOTIFY, the timer, an RPC, the heartbeat.
+that is quick leases some jobs ahead (see `pools`) and looks from the very beginning now and then only (see `heads`). A
+lease that brings fewer jobs than asked for ends that, and from then on a word wakes it: NOTIFY, the timer, an RPC, the
+heartbeat.
 
 NOTIFY makes committers queue up behind one lock of the whole cluster, so this daemon asks for it (the worker row's
 `wants`) only while it is useful:
