@@ -43,6 +43,7 @@ from slayq_server.engine.scheduler import Scheduler
 from slayq_server.engine.segment import Segments
 from slayq_server.engine.settling import Settler
 from slayq_server.engine.upkeep import Upkeep
+from slayq_server.engine.vacuuming import Vacuum
 from slayq_server.engine.worker import Worker
 from slayq_server.errors import DatabaseUnavailable
 from slayq_server.model import OutcomeKind
@@ -231,6 +232,8 @@ class Switchboard:
             done_kept=config.retention.done,
             dead_kept=config.retention.dead,
         )
+        self._vacuum = Vacuum(self.store, clock)
+        self._vacuums = not config.database.poll_only  # through such a pooler each statement is in a transaction
         self._cancellations = Cancellations(
             self.store,
             self.worker,
@@ -267,6 +270,8 @@ class Switchboard:
             self._circuits.run(),
             self._upkeep.run(),
         ]
+        if self._vacuums:
+            loops.append(self._vacuum.run())
         if self._listens:
             loops.append(self._listener.run())
         else:
@@ -414,11 +419,13 @@ class Switchboard:
 
     def _settled(self, settlement: Settlement, verdict: str) -> None:
         self._report.settled(settlement, verdict)
+        self._vacuum.ended()
         if settlement.outcome.kind in (OutcomeKind.RETRIED, OutcomeKind.PUT_OFF) and verdict == "settled":
             self._promoter.due_in(settlement.outcome.delay)
 
     def _run_settled(self, settlement: Settlement, verdict: str) -> None:
         self._report.settled(settlement, verdict)
+        self._vacuum.ended()
         if settlement.outcome.kind is OutcomeKind.DEAD or verdict == "dropped":
             self._promoter.match()  # whoever invoked it is told at commit: too late for words of our own
 

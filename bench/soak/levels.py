@@ -37,6 +37,8 @@ PAGES = 64 * 8192
 """The same for a table or an index, in bytes."""
 BYTES_A_ROW = 16.0
 DEAD_ROWS = 5000
+DEAD_GROWTH = 0.5
+"""They rise for a minute until autovacuum comes by, and a quarter's median depends on when in that minute it looks."""
 KEPT = frozenset({"sent", "event", "trigger", "dead_letter"})
 """What is kept for longer than the run: rows for an hour and more. Judged by bytes a row."""
 BOUNDED = {"job_match": 48 * 2**20}
@@ -80,7 +82,7 @@ def levels(samples: Sequence[Sample]) -> list[Level]:
                 most = BOUNDED.get(name, 0)
                 found.append(_quarters(f"{name}: bytes", samples, _part(kind, name, "bytes"), PAGES, most))
     found += [
-        _quarters(f"{name}: dead rows", samples, _part("tables", name, "dead"), DEAD_ROWS)
+        _quarters(f"{name}: dead rows", samples, _part("tables", name, "dead"), DEAD_ROWS, growth=DEAD_GROWTH)
         for name in tables
         if name not in KEPT
     ]
@@ -88,7 +90,12 @@ def levels(samples: Sequence[Sample]) -> list[Level]:
 
 
 def _quarters(
-    name: str, samples: Sequence[Sample], figure: Callable[[Sample], float | None], slack: float, most: float = 0.0
+    name: str,
+    samples: Sequence[Sample],
+    figure: Callable[[Sample], float | None],
+    slack: float,
+    most: float = 0.0,
+    growth: float = GROWTH,
 ) -> Level | None:
     quarter = max(1, len(samples) // 4)
     first, before, after = (
@@ -97,7 +104,7 @@ def _quarters(
     )
     if before is None or after is None:
         return None
-    allowed = max(most, before + max(GROWTH * before, slack))
+    allowed = max(most, before + max(growth * before, slack))
     return Level(name, before if first is None else first, before, after, allowed)
 
 

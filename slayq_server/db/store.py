@@ -223,6 +223,14 @@ class Store:
         gone: int = await self._pool.fetchval(statement, *limits)
         return gone
 
+    async def may_vacuum(self) -> bool:
+        """Whether Postgres lets this session vacuum the table of jobs."""
+        return bool(await self._pool.fetchval("may_vacuum"))
+
+    async def vacuum(self) -> None:
+        """Vacuums the table of jobs, unless somebody else does. Not through a pooler in transaction mode."""
+        await self._pool.execute("vacuum_jobs")
+
     async def snapshot(self) -> list[tuple[str, str, str, int, float | None]]:
         """Rows of (kind, name, state, count, age in seconds of the oldest ready) for the metrics' gauges."""
         return [tuple(row) for row in await self._pool.fetch("snapshot")]

@@ -352,11 +352,14 @@ async def test_the_store_works_under_a_limited_role(connect: Connect, limited: s
             "release_slots": lambda: store.release_slots(worker, QUEUE, 1),
             "prune": lambda: store.prune("prune_dead", 1.0, 10),
             "snapshot": store.snapshot,
+            "may_vacuum": store.may_vacuum,
+            "vacuum": store.vacuum,
             "retire_worker": lambda: store.retire_worker(worker),
             "reap": lambda: store.reap(10),
         }
         for call in calls.values():
             await call()  # type: ignore[misc]
+        assert not await store.may_vacuum()
         assert {name for name, method in vars(Store).items() if callable(method) and name[0] != "_"} == calls.keys()
         await Schedules(pool).plan("none", "* * * * *", datetime.now(UTC))
         assert [] == await Schedules(pool).functions()

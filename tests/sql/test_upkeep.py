@@ -179,3 +179,27 @@ async def test_a_promotion_takes_a_batch_at_a_time(connection: asyncpg.Connectio
     last = await daemon.store.promote(3)
     assert (last.count, last.ready) == (1, (QUEUE,))
     assert last.due_in == pytest.approx(14 * 60.0, abs=5.0)
+
+
+async def test_a_vacuum_makes_room(connection: asyncpg.Connection, daemon: Daemon, connect: Connect) -> None:
+    """What was done takes up no room any more; the owner of the table may, and is not held up by one that is at it."""
+    await connection.execute("alter table slayq.job set (autovacuum_enabled = off)")
+
+    async def size_after_many() -> int:
+        await connection.execute(
+            "insert into slayq.job (queue, state, event, payload) "
+            "select 'mail', 'ready', 'done/before', '{}' from generate_series(1, 5000)"
+        )
+        await connection.execute("delete from slayq.job")
+        size: int = await connection.fetchval("select pg_relation_size('slayq.job')")
+        return size
+
+    assert await daemon.store.may_vacuum()
+    first = await size_after_many()
+    await daemon.store.vacuum()
+    assert first == await size_after_many()
+    assert first < await size_after_many()
+    other = await connect()
+    async with other.transaction():
+        await other.execute("lock table slayq.job in share update exclusive mode")
+        await daemon.store.vacuum()
