@@ -37,8 +37,6 @@ PAGES = 64 * 8192
 """The same for a table or an index, in bytes."""
 BYTES_A_ROW = 16.0
 DEAD_ROWS = 5000
-DEAD_GROWTH = 0.5
-"""They rise for a minute until autovacuum comes by, and a quarter's median depends on when in that minute it looks."""
 KEPT = frozenset({"sent", "event", "trigger", "dead_letter"})
 """What is kept for longer than the run: rows for an hour and more. Judged by bytes a row."""
 BOUNDED = {"job_match": 48 * 2**20}
@@ -82,7 +80,8 @@ def levels(samples: Sequence[Sample]) -> list[Level]:
                 most = BOUNDED.get(name, 0)
                 found.append(_quarters(f"{name}: bytes", samples, _part(kind, name, "bytes"), PAGES, most))
     found += [
-        _quarters(f"{name}: dead rows", samples, _part("tables", name, "dead"), DEAD_ROWS, growth=DEAD_GROWTH)
+        # They rise until autovacuum comes by, once a minute, so that no quarter's median is quite like another's.
+        _quarters(f"{name}: dead rows", samples, _part("tables", name, "dead"), DEAD_ROWS, or_as_first=True)
         for name in tables
         if name not in KEPT
     ]
@@ -95,8 +94,10 @@ def _quarters(
     figure: Callable[[Sample], float | None],
     slack: float,
     most: float = 0.0,
-    growth: float = GROWTH,
+    *,
+    or_as_first: bool = False,
 ) -> Level | None:
+    """`or_as_first`: it may also be what it was in the first quarter."""
     quarter = max(1, len(samples) // 4)
     first, before, after = (
         _median(figure(sample) for sample in part)
@@ -104,8 +105,9 @@ def _quarters(
     )
     if before is None or after is None:
         return None
-    allowed = max(most, before + max(growth * before, slack))
-    return Level(name, before if first is None else first, before, after, allowed)
+    first = before if first is None else first
+    reference = max(first, before) if or_as_first else before
+    return Level(name, first, before, after, max(most, reference + max(GROWTH * reference, slack)))
 
 
 def _latencies(samples: Sequence[Sample]) -> Iterable[Level]:
