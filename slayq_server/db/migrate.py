@@ -20,7 +20,7 @@ import structlog
 
 from slayq_server import __version__
 from slayq_server.db.errors import dropped_when_cut_short, translated
-from slayq_server.db.takeover import TakenOver, TakeOver, forward, is_due, stop_forwarding
+from slayq_server.db.takeover import TakenOver, TakeOver, forward, is_due, stop_forwarding, wait_for_callers
 from slayq_server.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ _EXISTS = """select exists (
 _INSERT = """insert into slayq.migration (number, name, checksum, compatible_with, server_version)
 values ({number}, '{name}', '{checksum}', {compatible_with}, '{version}')"""
 _TIMEOUT = 300.0
+_LATE = (
+    "these sessions were at work before the take-over, and what they may have added to the original is not seen before "
+    "they commit: run slayq-server migrate once more when they have ended"
+)
 _log = structlog.get_logger()
 
 
@@ -201,7 +205,9 @@ async def carry_out(
                 done = await _transaction(connection, ours, order)
                 if done.taken_over is None or order.dry_run:
                     return done
-                # An app that was adding a job to the original at that moment has done so by now.
+                # An app that was adding a job to the original at that moment may only do so now.
+                if late := await wait_for_callers(connection):
+                    _log.warning("calls_of_the_original_still_open", pids=late, hint=_LATE)
                 later = await _transaction(connection, ours, replace(order, force=True))
                 return replace(done, taken_over=done.taken_over + (later.taken_over or TakenOver()))
         finally:

@@ -9,6 +9,8 @@ The statements are in `original/`, one a file.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,9 @@ _FOLDER = Path(__file__).parent / "original"
 _TABLES = {"slayq._private_waiting_on", "slayq._private_invoker", "graphile_worker._private_jobs"}
 _LOCK_TIMEOUT = "30s"
 """While we wait for the old tables, everybody else who wants them waits for us."""
+_CALLERS_TIMEOUT = 30.0
+"""Seconds that calls which had begun before the take-over are waited for."""
+_CALLERS_LOOK = 0.02
 _STEPS = ("moving", "keys", "jobs", "dead_letters", "waits", "invocations")
 _FORWARDERS = ("forward_add_job", "forward_add_jobs", "forward_remove_job")
 
@@ -111,6 +116,27 @@ class TakeOver:
         counts = await self.connection.fetchrow(_statement("counts"))
         assert counts is not None
         return TakenOver(**counts)
+
+
+async def wait_for_callers(connection: asyncpg.Connection) -> list[int]:
+    """Waits until every call of the original's functions that had begun when they were replaced has come to its end.
+
+    Not within a transaction. What they have added is there for the next pass then.
+
+    Returns:
+        The process ids of those that had not ended after 30 seconds.
+    """
+
+    async def callers() -> set[tuple[int, str]]:
+        async with connection.transaction():  # which a pooler keeps on one connection
+            return {(row["pid"], row["transaction"]) for row in await connection.fetch(_statement("callers"))}
+
+    until = time.monotonic() + _CALLERS_TIMEOUT
+    left = await callers()
+    while left and time.monotonic() < until:
+        await asyncio.sleep(_CALLERS_LOOK)
+        left &= await callers()
+    return sorted(pid for pid, _ in left)
 
 
 async def is_due(connection: asyncpg.Connection) -> bool:

@@ -196,8 +196,9 @@ class World:
         return self.log("finished", key)[-1]["result"]
 
     async def letter(self, key: str) -> Entry:
-        """Waits until a job is a dead letter and nothing else of it is left."""
+        """Waits until a job is a dead letter and nothing else of it is left, and the log has all that led to it."""
         await self.until(lambda: self.letters(key) and not self.live(key), f"{key} is a dead letter")
+        await self.until(lambda: True, "another look")  # in the one that found the letter, the log was read before it
         return self.letters(key)[-1]
 
     async def parked(self, key: str, waits: int = 0) -> None:

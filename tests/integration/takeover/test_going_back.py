@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 
 from slayq_server.db.takeover import TakenOver
 from tests.integration.takeover.original import letters, our_jobs
-from tests.integration.takeover.test_moving import LATER, take_over
+from tests.integration.takeover.test_moving import CALL, LATER, WAITS, take_over
 from tests.support.endpoint import Reply
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
+    from tests.conftest import Connect
     from tests.integration.takeover.original import Original
     from tests.support.cli import Cli
     from tests.support.daemon import Daemons
@@ -74,6 +77,25 @@ async def test_steps_that_were_finished_here_go_back(old: Original, cli: Cli, co
     await connection.execute(GO_BACK)
     caches = [json.loads(job["payload"]).get("cache") for job in (await old.jobs())[2:]]
     assert caches == [{"a": 1, "b": True}, {"b": True}]
+
+
+async def test_jobs_that_are_added_meanwhile(
+    old: Original, cli: Cli, connection: asyncpg.Connection, connect: Connect
+) -> None:
+    """One in a transaction that is open is waited for and goes back; one added while we work stays, unharmed."""
+    await cli.ok("migrate")
+    before, meanwhile, going = await connect(), await connect(), await connect()
+    await before.execute(f"begin; {CALL}")
+    going_back = asyncio.ensure_future(going.execute(GO_BACK))
+    await wait_until(
+        lambda: connection.fetchval(WAITS, going.get_server_pid()), what="the SQL waiting for the open one"
+    )
+    calling = asyncio.ensure_future(meanwhile.execute(CALL))
+    await wait_until(lambda: connection.fetchval(WAITS, meanwhile.get_server_pid()), what="the call in line")
+    await before.execute("commit")
+    await going_back
+    await calling
+    assert (1, 1) == (len(await old.jobs()), len(await our_jobs(connection)))
 
 
 async def test_not_while_a_daemon_runs(

@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 
+from slayq_server.db import takeover
 from slayq_server.db.migrate import Order, carry_out, load, migrate
 from slayq_server.db.takeover import TakenOver
 from tests.integration.takeover.original import letters, our_jobs, snapshot
@@ -318,6 +320,86 @@ async def test_no_job_is_lost_that_is_added_meanwhile(
         stop.set()
     total = sum(task.result() for task in apps)
     assert await connection.fetchval("select count(*) from slayq.job") == total
+
+
+CALL = """select add_worker_job('mail', '{"url": "http://127.0.0.1:9/", "event": "e"}')"""
+WAITS = "select wait_event_type = 'Lock' from pg_stat_activity where pid = $1"
+TAKING_WAITS = "select exists (select from pg_locks where not granted and mode = 'ShareRowExclusiveLock')"
+REPLACED = "select exists (select from pg_proc where proname = 'add_worker_job' and prosrc like '%slayq.\\_%')"
+
+
+async def test_a_call_that_waited_for_the_take_over_and_commits_late(
+    connect: Connect, connection: asyncpg.Connection, database_url: str
+) -> None:
+    """It stood in line behind our lock, so it adds its job to the old table; we wait until its transaction is over."""
+    second, taking = await call_behind_the_take_over(connect, connection, database_url)
+    await wait_until(lambda: connection.fetchval(REPLACED), what="the functions replaced")
+    # All that the take-over does of itself would be over long before this: a call that is made here is.
+    for _ in range(20):
+        await connection.execute(CALL)
+    assert not taking.done()
+    await second.execute("commit")
+    await taking
+    assert 22 == await connection.fetchval("select count(*) from slayq.job")
+
+
+async def test_a_call_that_commits_too_late(
+    connect: Connect, connection: asyncpg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not waited for without end: the log says whose it is and what to do, and that takes its job over."""
+    monkeypatch.setattr(takeover, "_CALLERS_TIMEOUT", 0.1)
+    with structlog.testing.capture_logs() as logs:
+        second, taking = await call_behind_the_take_over(connect, connection, database_url)
+        await taking
+    (line,) = [line for line in logs if line["event"] == "calls_of_the_original_still_open"]
+    assert ([second.get_server_pid()], "run slayq-server migrate once more" in line["hint"]) == (line["pids"], True)
+    await second.execute("commit")
+    await migrate(database_url)
+    assert 2 == await connection.fetchval("select count(*) from slayq.job")
+
+
+async def call_behind_the_take_over(
+    connect: Connect, connection: asyncpg.Connection, database_url: str
+) -> tuple[asyncpg.Connection, asyncio.Future[Any]]:
+    """Two calls of the original, one that was there before and one in an open transaction; and the take-over."""
+    first, second = await connect(), await connect()
+    await first.execute(f"begin; {CALL}")
+    taking = asyncio.ensure_future(migrate(database_url))
+    await wait_until(lambda: connection.fetchval(TAKING_WAITS), what="the take-over waiting for the open call")
+    await second.execute("begin")
+    calling = asyncio.ensure_future(second.execute(CALL))
+    await wait_until(lambda: connection.fetchval(WAITS, second.get_server_pid()), what="the call in line")
+    await first.execute("commit")
+    await calling
+    return second, taking
+
+
+async def test_a_call_that_had_begun_and_has_touched_nothing_yet(
+    connect: Connect, connection: asyncpg.Connection, database_url: str
+) -> None:
+    """The old function runs on although it is replaced; and sessions that only lie open are not waited for."""
+    gate, caller, idle = await connect(), await connect(), await connect()
+    await connection.execute(
+        """
+        create function public.gate(identifier text) returns text language plpgsql volatile as $$
+        begin perform pg_advisory_xact_lock(77); return identifier; end $$
+        """
+    )
+    await idle.execute("begin; select 1")
+    await gate.execute("select pg_advisory_lock(77)")
+    # The function is looked up first, then its argument waits, then it runs.
+    calling = asyncio.ensure_future(caller.execute(CALL.replace("'mail'", "public.gate('mail')")))
+    await wait_until(lambda: connection.fetchval(WAITS, caller.get_server_pid()), what="the call at the gate")
+    taking = asyncio.ensure_future(migrate(database_url))
+    await wait_until(lambda: connection.fetchval(REPLACED), what="the functions replaced")
+    for _ in range(20):
+        await connection.execute(CALL)
+    assert not taking.done()
+    await gate.execute("select pg_advisory_unlock(77)")
+    await calling
+    await taking
+    assert 21 == await connection.fetchval("select count(*) from slayq.job")
+    await idle.execute("commit")
 
 
 async def test_an_old_server_that_is_started_again_runs_nothing_twice(
