@@ -93,6 +93,8 @@ def _document(done: Migrated, dry_run: bool) -> dict[str, Any]:
     if done.taken_over is not None:
         document["taken_over"] = asdict(done.taken_over)
         document["obstacles"] = list(done.obstacles)
+    if done.late:
+        document["late"] = list(done.late)
     return document
 
 
@@ -105,6 +107,11 @@ def _tell(done: Migrated, dry_run: bool) -> None:
             say(f"  {line}")
         for obstacle in done.obstacles:
             say(f"{'Would refuse without --force' if dry_run else 'Forced, although'}: {obstacle}.")
+    if done.late:
+        say(
+            f"Sessions with process id {', '.join(map(str, done.late))} were at work before, and still are: what they "
+            "may have added to the original is not seen before they commit. Run this again when they have ended."
+        )
     if not dry_run or not done.applied:
         version = migrations.load()[-1].number
         say(f"The schema is at {version}." if done.applied else f"The schema is at {version} already.")

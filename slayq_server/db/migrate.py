@@ -37,10 +37,6 @@ _EXISTS = """select exists (
 _INSERT = """insert into slayq.migration (number, name, checksum, compatible_with, server_version)
 values ({number}, '{name}', '{checksum}', {compatible_with}, '{version}')"""
 _TIMEOUT = 300.0
-_LATE = (
-    "these sessions were at work before the take-over, and what they may have added to the original is not seen before "
-    "they commit: run slayq-server migrate once more when they have ended"
-)
 _log = structlog.get_logger()
 
 
@@ -88,6 +84,9 @@ class Migrated:
     """None: there was nothing to take over."""
     obstacles: tuple[str, ...] = ()
     """What spoke against taking over."""
+    late: tuple[int, ...] = ()
+    """Process ids of sessions that were at work before and still are: what they may have added to the original is seen
+    when they commit, by another migration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +202,19 @@ async def carry_out(
         try:
             with dropped_when_cut_short(connection):
                 done = await _transaction(connection, ours, order)
-                if done.taken_over is None or order.dry_run:
+                if order.dry_run or not (done.taken_over or order.forward):
                     return done
                 # An app that was adding a job to the original at that moment may only do so now.
-                if late := await wait_for_callers(connection):
-                    _log.warning("calls_of_the_original_still_open", pids=late, hint=_LATE)
-                later = await _transaction(connection, ours, replace(order, force=True))
-                return replace(done, taken_over=done.taken_over + (later.taken_over or TakenOver()))
+                late = await wait_for_callers(connection)
+                again = replace(order, force=order.force or done.taken_over is not None)
+                later = await _transaction(connection, ours, again)
+                taken = [each.taken_over for each in (done, later) if each.taken_over]
+                return Migrated(
+                    done.applied,
+                    sum(taken, TakenOver()) if taken else None,
+                    done.obstacles or later.obstacles,
+                    tuple(late),
+                )
         finally:
             await connection.close(timeout=5)
 
@@ -270,6 +275,10 @@ async def ensure(url: str, *, app_roles: Sequence[str] = ()) -> int:
     done = await carry_out(url, Order(tuple(app_roles)))
     if done.taken_over is not None:
         _log.info("taken_over", **asdict(done.taken_over))
+    if done.late:
+        _log.warning(
+            "calls_of_the_original_still_open", pids=done.late, hint="run slayq-server migrate when they ended"
+        )
     return done.applied[-1].number if done.applied else load()[-1].number
 
 

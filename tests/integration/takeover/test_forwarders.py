@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.integration.takeover.original import our_jobs
 from tests.integration.takeover.test_moving import LATER
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,6 +25,12 @@ PAYLOAD = json.dumps({"url": "http://127.0.0.1:9/", "event": "e", "data": {"n": 
 FUNCTIONS = """
 select p.oid::regprocedure::text, pg_get_functiondef(p.oid), proacl::text
 from pg_proc p where pronamespace = 'graphile_worker'::regnamespace order by 1"""
+
+FORWARDED = """
+select exists (
+    select from pg_proc
+    where pronamespace = 'graphile_worker'::regnamespace and proname = 'add_job' and prosrc like '%slayq.add_job(%'
+)"""
 
 
 async def functions(connection: asyncpg.Connection) -> list[tuple[Any, ...]]:
@@ -56,6 +64,21 @@ async def test_add_job_adds_here(forwarding: asyncpg.Connection, old: Original) 
     assert [first[name] for name in names] == ["mail", "k", "lane", LATER, 3, -5, ["a", "b"], PAYLOAD]
     assert (second["key"], second["max_attempts"]) == (None, 25)
     assert await old.jobs() == []
+
+
+async def test_a_call_that_had_begun_before(cli: Cli, connection: asyncpg.Connection, connect: Connect) -> None:
+    """Its job is in Graphile Worker's table when it commits, and is fetched from there."""
+    await cli.ok("migrate")
+    caller = await connect()
+    await caller.execute("begin")
+    await caller.execute("select graphile_worker.add_job('mail', $1)", PAYLOAD)
+    forwarding = asyncio.ensure_future(cli.ok("migrate", "--forward-graphile"))
+    await wait_until(lambda: connection.fetchval(FORWARDED), what="the functions forwarded")
+    await connection.execute("select graphile_worker.add_job('mail', $1)", PAYLOAD)
+    assert not forwarding.done()
+    await caller.execute("commit")
+    assert "Took over" in (await forwarding).stdout
+    assert 2 == len(await our_jobs(connection))
 
 
 async def test_keys_and_modes(forwarding: asyncpg.Connection) -> None:

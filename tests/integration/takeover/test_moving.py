@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
 from slayq_server.db import takeover
-from slayq_server.db.migrate import Order, carry_out, load, migrate
+from slayq_server.db.migrate import Order, carry_out, ensure, load, migrate
 from slayq_server.db.takeover import TakenOver
 from tests.integration.takeover.original import letters, our_jobs, snapshot
 from tests.support.daemon import FAST_BACKOFF, until_no_jobs
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     import asyncpg
 
     from tests.conftest import Connect
@@ -332,7 +335,7 @@ async def test_a_call_that_waited_for_the_take_over_and_commits_late(
     connect: Connect, connection: asyncpg.Connection, database_url: str
 ) -> None:
     """It stood in line behind our lock, so it adds its job to the old table; we wait until its transaction is over."""
-    second, taking = await call_behind_the_take_over(connect, connection, database_url)
+    second, taking = await call_behind_the_take_over(connect, connection, migrate(database_url))
     await wait_until(lambda: connection.fetchval(REPLACED), what="the functions replaced")
     # All that the take-over does of itself would be over long before this: a call that is made here is.
     for _ in range(20):
@@ -343,28 +346,45 @@ async def test_a_call_that_waited_for_the_take_over_and_commits_late(
     assert 22 == await connection.fetchval("select count(*) from slayq.job")
 
 
+@pytest.mark.parametrize("by", ["text", "json", "daemon"])
 async def test_a_call_that_commits_too_late(
-    connect: Connect, connection: asyncpg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+    connect: Connect,
+    connection: asyncpg.Connection,
+    database_url: str,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    by: str,
 ) -> None:
-    """It is not waited for without end: the log says whose it is and what to do, and that takes its job over."""
+    """It is not waited for without end: who took over says whose it is and what to do, and that takes its job over."""
     monkeypatch.setattr(takeover, "_CALLERS_TIMEOUT", 0.1)
+    ways: dict[str, Callable[[], Awaitable[Any]]] = {
+        "text": partial(cli.ok, "migrate"),
+        "json": partial(cli.json, "migrate"),
+        "daemon": partial(ensure, database_url),
+    }
     with structlog.testing.capture_logs() as logs:
-        second, taking = await call_behind_the_take_over(connect, connection, database_url)
-        await taking
-    (line,) = [line for line in logs if line["event"] == "calls_of_the_original_still_open"]
-    assert ([second.get_server_pid()], "run slayq-server migrate once more" in line["hint"]) == (line["pids"], True)
+        second, taking = await call_behind_the_take_over(connect, connection, ways[by]())
+        done = await taking
+    pid = second.get_server_pid()
+    if by == "text":
+        assert f"Sessions with process id {pid} were at work before" in done.stdout
+    elif by == "json":
+        assert [pid] == done["late"]
+    else:
+        (line,) = [line for line in logs if line["event"] == "calls_of_the_original_still_open"]
+        assert ((pid,), "run slayq-server migrate when they ended") == (line["pids"], line["hint"])
     await second.execute("commit")
     await migrate(database_url)
     assert 2 == await connection.fetchval("select count(*) from slayq.job")
 
 
 async def call_behind_the_take_over(
-    connect: Connect, connection: asyncpg.Connection, database_url: str
+    connect: Connect, connection: asyncpg.Connection, take_over: Awaitable[Any]
 ) -> tuple[asyncpg.Connection, asyncio.Future[Any]]:
     """Two calls of the original, one that was there before and one in an open transaction; and the take-over."""
     first, second = await connect(), await connect()
     await first.execute(f"begin; {CALL}")
-    taking = asyncio.ensure_future(migrate(database_url))
+    taking = asyncio.ensure_future(take_over)
     await wait_until(lambda: connection.fetchval(TAKING_WAITS), what="the take-over waiting for the open call")
     await second.execute("begin")
     calling = asyncio.ensure_future(second.execute(CALL))
