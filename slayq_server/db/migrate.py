@@ -84,6 +84,8 @@ class Migrated:
     """None: there was nothing to take over."""
     obstacles: tuple[str, ...] = ()
     """What spoke against taking over."""
+    forwarded: bool = False
+    """Whether Graphile Worker's functions act here now, and did not before."""
     late: tuple[int, ...] = ()
     """Process ids of sessions that were at work before and still are: what they may have added to the original is seen
     when they commit, by another migration."""
@@ -202,7 +204,7 @@ async def carry_out(
         try:
             with dropped_when_cut_short(connection):
                 done = await _transaction(connection, ours, order)
-                if order.dry_run or not (done.taken_over or order.forward):
+                if order.dry_run or not (done.taken_over or done.forwarded):
                     return done
                 # An app that was adding a job to the original at that moment may only do so now.
                 late = await wait_for_callers(connection)
@@ -213,6 +215,7 @@ async def carry_out(
                     done.applied,
                     sum(taken, TakenOver()) if taken else None,
                     done.obstacles or later.obstacles,
+                    done.forwarded,
                     tuple(late),
                 )
         finally:
@@ -245,10 +248,11 @@ async def _within(connection: asyncpg.Connection, ours: Sequence[Migration], ord
         await connection.execute(migration.sql)
         await connection.execute(migration.record())
     taken = await take_over.finish(public_functions(ours), dry_run=order.dry_run) if take_over else None
-    if order.forward is not None:
-        await (forward(connection) if order.forward else stop_forwarding(connection))
+    forwarded = bool(order.forward) and await forward(connection)
+    if order.forward is False:
+        await stop_forwarding(connection)
     await connection.execute("select slayq._grant_1($1, $2)", list(order.app_roles), list(order.server_roles))
-    return Migrated(pending, taken, take_over.obstacles if take_over else ())
+    return Migrated(pending, taken, take_over.obstacles if take_over else (), forwarded)
 
 
 async def ensure(url: str, *, app_roles: Sequence[str] = ()) -> int:

@@ -144,8 +144,11 @@ async def is_due(connection: asyncpg.Connection) -> bool:
     return bool(await connection.fetch(_statement("functions")))
 
 
-async def forward(connection: asyncpg.Connection) -> None:
+async def forward(connection: asyncpg.Connection) -> bool:
     """Makes Graphile Worker's add_job, add_jobs and remove_job act here; what they were is kept.
+
+    Returns:
+        Whether they did not before.
 
     Raises:
         SchemaError: there is no Graphile Worker.
@@ -153,9 +156,11 @@ async def forward(connection: asyncpg.Connection) -> None:
     there = {row["name"] for row in await connection.fetch(_statement("tables"))}
     if "graphile_worker._private_jobs" not in there:
         raise SchemaError("the database has no Graphile Worker of release 0.16, so there is nothing to forward")
-    await _remember(connection, await connection.fetch(_statement("forwarded")))
+    replaced = await connection.fetch(_statement("forwarded"))
+    await _remember(connection, replaced)
     for name in _FORWARDERS:
         await connection.execute(_statement(name))
+    return bool(replaced)
 
 
 async def stop_forwarding(connection: asyncpg.Connection) -> None:

@@ -79,6 +79,9 @@ async def test_a_call_that_had_begun_before(cli: Cli, connection: asyncpg.Connec
     await caller.execute("commit")
     assert "Took over" in (await forwarding).stdout
     assert 2 == len(await our_jobs(connection))
+    # Where they are forwarded already, nobody is waited for.
+    await caller.execute("begin; lock table graphile_worker._private_jobs in row exclusive mode")
+    assert "at work before" not in (await cli.ok("migrate", "--forward-graphile")).stdout
 
 
 async def test_keys_and_modes(forwarding: asyncpg.Connection) -> None:
