@@ -371,10 +371,11 @@ class Daemon:
         assert self._group is not None, "nothing is started before the group is there"
         return self._group.create_task(coroutine)
 
-    def _run_errand(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _run_errand(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._spawn(coroutine)
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
+        return task
 
     async def _watch_event_loop(self) -> None:
         """Measures how late the loop turns, says so where that is very late, and tells systemd's watchdog."""

@@ -6,6 +6,7 @@ here.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import socket
@@ -76,7 +77,7 @@ class Switchboard:
         report: Report,
         *,
         spawn: Callable[[Coroutine[Any, Any, Any]], Any],
-        run_errand: Callable[[Coroutine[Any, Any, None]], None],
+        run_errand: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         """Starts nothing yet.
 
@@ -95,6 +96,8 @@ class Switchboard:
         self._metrics = metrics
         self._report = report
         self._run_errand = run_errand
+        self._telling: set[asyncio.Task[None]] = set()
+        """Words for other daemons that are on their way."""
         self.leasing = False
         """Jobs are being leased: from when the loops run until the drain begins."""
         self.store = Store(connections)
@@ -302,9 +305,11 @@ class Switchboard:
             self.dispatcher.give_back_ahead(pool)
 
     async def all_written(self) -> None:
-        """Returns when every outcome is written down, or given up."""
+        """Returns when every outcome is written down, or given up, and others know what has become ready by it."""
         await self.settler.drained()
         await self.journal.drained()
+        if self._telling:
+            await asyncio.wait(self._telling)
 
     def unwritten(self) -> int:
         """Jobs whose outcomes are not written down."""
@@ -477,7 +482,9 @@ class Switchboard:
 
     def _tell_others(self, words: Sequence[str]) -> None:
         if words:
-            self._run_errand(self._tell(words))
+            task = self._run_errand(self._tell(words))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
 
     async def _tell(self, words: Sequence[str]) -> None:
         try:

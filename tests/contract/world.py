@@ -129,6 +129,12 @@ class World:
         async with asyncio.timeout(20):
             await self._pool.execute(statement, *arguments)
 
+    async def until_so(self, question: str) -> None:
+        """Waits until the database answers a question with true."""
+        async with asyncio.timeout(LIMIT):
+            while not await self._pool.fetchval(question):
+                await asyncio.sleep(LOOK)
+
     # What scenarios see.
 
     def logged(self, kind: str, **facts: Any) -> list[Entry]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 import pytest_asyncio
 
+from slayq_server import settings
+from slayq_server.config import load
+from slayq_server.daemon import Daemon
+from slayq_server.db.store import Store
 from tests.support.daemon import FAST_BACKOFF, Daemons
 from tests.support.ops_app import (
     CONTENT_TYPE,
@@ -31,7 +37,8 @@ from tests.support.wait import wait_until
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
 
     import asyncpg
 
@@ -514,9 +521,30 @@ async def test_a_drain_releases_what_outlives_the_grace(
 
 
 async def test_what_becomes_ready_in_a_drain_is_told_to_the_other_daemons(
-    daemons: Daemons, app: OpsApp, connection: asyncpg.Connection
+    daemons: Daemons,
+    app: OpsApp,
+    connection: asyncpg.Connection,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The one that drains leases nothing more, whatever slots it has free: a deploy delays nobody."""
+    """The one that drains leases nothing more, whatever slots it has free; and does not go before the word has gone.
+
+    It runs in this process, with a slow way to tell others.
+    """
+    tell, told = Store.notify, asyncio.Event()
+
+    async def slowly(store: Store, words: Sequence[str]) -> None:
+        await asyncio.sleep(0.3)
+        await tell(store, words)
+        told.set()
+
+    monkeypatch.setattr(Store, "notify", slowly)
+    path = tmp_path / "first.json"
+    path.write_text(json.dumps({**queue(), **KEPT, "callbacks": {"allow": [app.origin]}, "http": {"port": 0}}))
+    made = settings.load(None, database_url=database_url, secret=SECRET)
+    first = Daemon(load(path), made, notifier=Mock())
+    running = asyncio.create_task(first.run())
     draining = asyncio.Event()
 
     async def script(request: Request) -> AsyncIterator[Any]:
@@ -528,15 +556,16 @@ async def test_what_becomes_ready_in_a_drain_is_told_to_the_other_daemons(
         yield SUSPEND
 
     app.script = script
+    await wait_until(lambda: first.health().ready, 20.0, "the first daemon being ready")
     await app.register(connection, {"event": "e"})
-    first = await start(daemons, app)
     run = await send(connection, "e")
     await wait_until(lambda: app.requests)
     await start(daemons, app)
-    first.program.send_signal(signal.SIGTERM)
+    first.stop()
     await asyncio.sleep(1.5)  # the other one has looked round, and sits idle until its heartbeat, 5 s after its start
     draining.set()
-    await wait_until(lambda: len(app.requests) == 2, timeout=3.0)
+    await running
+    assert told.is_set()
     await output_of(connection, run)
 
 

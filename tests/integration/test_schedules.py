@@ -237,6 +237,7 @@ async def test_two_daemons_deliver_each_minute_tick_once(
     env = {"SLAY_Q_CRON_URL": endpoint.url}
     for _ in range(2):
         await daemons.start(env=env, worker={"lease": 3, "renew": 0.2})
+    await registered(connection)
     for number in range(1, 6):
         await connection.execute("update slayq.schedule set next_at = clock_timestamp()")
         await endpoint.wait_for_finished(number)
@@ -254,6 +255,7 @@ async def test_minute_ticks_do_not_pile_up(
     """An app that is down, or says 404, finds one tick when it is back, and at most one dead letter of it."""
     endpoint.handler = lambda callback: 404 if callback.number % 2 else 500
     await daemons.start(env={"SLAY_Q_CRON_URL": endpoint.url}, worker={"lease": 3, "renew": 0.2})
+    await registered(connection)
     for number in range(1, 7):
         await connection.execute("update slayq.schedule set next_at = clock_timestamp()")
         await endpoint.wait_for_finished(number)

@@ -102,6 +102,7 @@ async def the_minute_tick(world: World) -> None:
     """Job key "cron", event "cron", data {}: the app runs its own crontabs that are due, in memory."""
     ticks = len(world.delivered(event="cron"))
     minutes = len(world.delivered(event="cron/minute"))
+    await world.until_so("select exists (select from slayq.schedule where kind = 'tick')")
     await world.execute("update slayq.schedule set next_at = clock_timestamp() where kind = 'tick'")
     await world.until(lambda: len(world.delivered(event="cron")) > ticks, "the tick has been delivered")
     tick = world.delivered(event="cron")[ticks]
