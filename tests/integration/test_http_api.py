@@ -366,4 +366,4 @@ async def test_the_daemon_goes_by_what_it_is_told(
         (slow,) = (await post(running.url, "events", {"events": [{"event": "slow", "data": {}}]})).body["runs"]
         await wait_until(lambda: connection.fetchval("select exists (select from slayq.step)"))
         assert {"cancelled": True} == (await post(running.url, "cancel", {"run": slow})).body
-        await wait_until(lambda: app.of("slow")[0].abandoned, 2.0, "the connection being closed")
+        await wait_until(lambda: app.of("slow")[0].abandoned, 4.0, "the connection being closed")

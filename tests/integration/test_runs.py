@@ -430,7 +430,7 @@ async def test_events_of_a_step_are_sent_once(daemons: Daemons, app: OpsApp, con
 
 
 @pytest.mark.parametrize("poll_only", [False, True])
-async def test_a_cancelled_run_is_closed_within_two_seconds(
+async def test_a_cancelled_run_is_closed_before_a_heartbeat_says_so(
     daemons: Daemons, app: OpsApp, connection: asyncpg.Connection, poll_only: bool
 ) -> None:
     """In the middle of a long step; nothing of it comes back, and the app is told by the closed connection."""
@@ -446,8 +446,8 @@ async def test_a_cancelled_run_is_closed_within_two_seconds(
     run = await send(connection, "e")
     await wait_until(lambda: recorded(connection))
     assert await connection.fetchval("select slayq.cancel($1)", run)
-    await wait_until(lambda: app.requests[0].abandoned, 2.0, "the connection being closed")
-    await wait_until(lambda: gone(connection), 2.0, "the run being gone")
+    await wait_until(lambda: app.requests[0].abandoned, 4.0, "the connection being closed")
+    await wait_until(lambda: gone(connection), 4.0, "the run being gone")
     assert not await connection.fetchval("select slayq.cancel($1)", run)
     assert 1 == len(app.requests)
     assert [] == [entry for entry in running.program.events if entry["level"] == "error"]

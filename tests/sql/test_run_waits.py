@@ -403,7 +403,7 @@ async def test_sends_of_many_runs_wait_no_longer_than_one(
             segment.say("send", "stop", [{"event": CANCELLED, "data": {"order": 99}}])
         started = time.monotonic()
         assert ["locked"] * 20 == await runs.ended(*segments)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 4  # each of them would wait for a quarter of a second
 
 
 async def test_a_run_that_cancels_itself(connection: asyncpg.Connection, runs: RunsDaemon) -> None:
