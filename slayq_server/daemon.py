@@ -285,7 +285,8 @@ class Daemon:
             async with asyncio.timeout(_SETTLE_AT_STOP):
                 await engine.all_written()
         except TimeoutError:
-            _log.warning("stopped_without_settling", jobs=engine.unwritten())
+            if jobs := engine.unwritten():
+                _log.warning("stopped_without_settling", jobs=jobs)
         try:
             async with asyncio.timeout(_RETIRE_AT_STOP):
                 await engine.worker.retire()
