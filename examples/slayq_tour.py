@@ -427,7 +427,7 @@ async def work_long(seconds: float) -> None:
 @promise("cancelling a step", "in the middle of a step the connection is cut, and the app's task is cancelled")
 async def _(tour: Tour) -> str:
     # Under WSGI, an app learns of it only when it writes: the step runs to its end there, and what it did is dropped.
-    run = await sq.send_event("tour/long-step", {"seconds": 60.0 if tour.notices_closing else 1.5})
+    run = await sq.send_event("tour/long-step", {"seconds": 60.0 if tour.notices_closing else 6.0})
     await tour.until(lambda: diary.read("long step"), "the step's begin")
     demand(run is not None and await sq.cancel(run), "it could not be cancelled")
     await tour.until_gone(run)

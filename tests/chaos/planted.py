@@ -59,7 +59,7 @@ def unlocked_cron() -> None:
     fire_one = scheduler.Scheduler._fire_one
 
     async def slowly(self: Any, firing: Any, schedule: Any) -> Any:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
         return await fire_one(self, firing, schedule)
 
     scheduler.Scheduler._fire_one = slowly  # type: ignore[method-assign]

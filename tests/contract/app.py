@@ -34,7 +34,7 @@ class App:
         environ = os.environ
         self.secret = environ["SLAY_Q_WORKER_SECRET"]
         self.driver: PostgresDriver | RpcDriver = (
-            RpcDriver(self.secret, float(environ["STANDIN_PATIENCE"]))
+            RpcDriver(self.secret, float(environ["STANDIN_PATIENCE"]), json.loads(environ["STANDIN_BASES"]))
             if environ["STANDIN_DRIVER"] == "rpc"
             else PostgresDriver(environ["SLAY_Q_DATABASE_URL"])
         )

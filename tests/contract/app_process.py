@@ -83,6 +83,7 @@ class App:
             **self.environment,
             "STANDIN_PATIENCE": "30" if self.setting.kills else "0",
             "STANDIN_PORT": str(self.port),
+            "STANDIN_BASES": json.dumps(self._bases),
             "SLAY_Q_DATABASE_URL": self.database_url,
             "SLAY_Q_WORKER_SECRET": SECRET,
         }

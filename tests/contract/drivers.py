@@ -84,8 +84,8 @@ class PostgresDriver:
 class RpcDriver:
     """Posts signed calls to the daemons at `bases`, in turn; for `patience` seconds again while one is gone."""
 
-    def __init__(self, secret: str, patience: float) -> None:
-        self.bases: list[str] = []
+    def __init__(self, secret: str, patience: float, bases: list[str]) -> None:
+        self.bases = bases
         self._secret = secret
         self._patience = patience
         self._calls = 0

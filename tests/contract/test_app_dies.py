@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 async def dies_after_a_sleep(world: World) -> None:
     """The continuation that was added before is all that comes, once the app is back: once, and with its steps."""
-    key = await world.send("after/sleep", ms=300, then="hang", tag=world.tag())
+    key = await world.send("after/sleep", ms=3000, then="hang", tag=world.tag())
     await _killed(world, lambda: world.log("answer", key, status="hang"))
     assert "finished" == await world.result(key)
     assert [None, {"nap": True}] == world.caches(key)

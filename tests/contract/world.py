@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BACKOFF = {"base": 0.3, "factor": 2, "jitter": 0}
 DELAYS = [300, 600, 1200]
 """Milliseconds that BACKOFF waits after the first, second and third attempt."""
-IMPATIENCE = 1.5
+IMPATIENCE = 4.0
 """Seconds: the time limit of deliveries in queue `impatient`."""
 LOOK = 0.04
 """Seconds between two looks at the app's log and the database."""

@@ -48,7 +48,7 @@ async def test_what_is_read_does_not_grow(database_url: str, connect: Connect, c
     await connection.execute(HANDFUL)
     early = await Sessions.open(connect, database_url, plan_cache_mode="force_generic_plan")
     small = await early.readings()
-    await connection.execute(CROWD)
+    await connection.execute(CROWD, timeout=100)
     crowded = {"plans from before": await early.readings()}
     crowded["old statistics"] = await (await Sessions.open(connect, database_url)).readings()
     await connection.execute("analyze")

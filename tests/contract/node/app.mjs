@@ -17,7 +17,7 @@ const OLDEST = 15_000;
 const env = process.env;
 const secret = env.SLAY_Q_WORKER_SECRET;
 const driver =
-  env.STANDIN_DRIVER === 'rpc' ? new RpcDriver(secret, Number(env.STANDIN_PATIENCE)) : new PostgresDriver();
+  env.STANDIN_DRIVER === 'rpc' ? new RpcDriver(secret, Number(env.STANDIN_PATIENCE), JSON.parse(env.STANDIN_BASES)) : new PostgresDriver();
 const client = new Client(driver, functions, crontabs, log);
 
 function log(kind, facts) {

@@ -74,8 +74,8 @@ export class PostgresDriver {
 
 // Posts signed calls to the daemons at `bases`, in turn; for `patience` seconds again while one is gone.
 export class RpcDriver {
-  constructor(secret, patience) {
-    this.bases = [];
+  constructor(secret, patience, bases) {
+    this.bases = bases;
     this.secret = secret;
     this.patience = patience;
     this.calls = 0;

@@ -52,7 +52,7 @@ async def wait_for_an_event_that_does_not_come(world: World) -> None:
         assert ([1, 1], ["before"]) == (world.retries(key), world.steps(key))
         assert [None, {"before": "before", "approved": False}] == world.caches(key)
         parked = world.log("calling", key, name="add_worker_job")[0]
-        assert world.deliveries(key)[1]["time"] - parked["at"] >= 895
+        assert world.deliveries(key)[1]["time"] - parked["at"] >= 800
 
 
 async def an_event_between_the_two_calls(world: World) -> None:

@@ -66,7 +66,7 @@ async def test_a_server_that_says_nothing_is_unavailable(kind: str) -> None:
     connected: list[asyncio.StreamWriter] = []
     async with await asyncio.start_server(lambda _, writer: connected.append(writer), "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
-        async with closing(ELSEWHERE[kind](port, timeout=0.05, retries=0)) as driver:
+        async with closing(ELSEWHERE[kind](port, timeout=0.5, retries=0)) as driver:
             with pytest.raises(Unavailable):
                 await driver.send([placed(id="1")])
         await wait_until(lambda: connected)

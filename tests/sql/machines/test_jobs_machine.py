@@ -77,6 +77,11 @@ class JobsMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.world.clear()
+        for name in QUEUES:  # a back-off ends when a rule says so, not by itself
+            self.world.do(
+                "insert into slayq.queue (name, backoff_base, backoff_factor, backoff_jitter) values ($1, 600, 1, 0)",
+                name,
+            )
         self.daemons = [self.world.daemon(), self.world.daemon()]
 
     # Adding

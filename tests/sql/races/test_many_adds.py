@@ -74,7 +74,7 @@ async def test_no_add_of_a_contested_key_is_lost(connect: Connect, daemon: Daemo
     other = await Daemon.register(store, "other")
     adders = [await connect() for _ in range(CONNECTIONS)]
     onlookers = [await connect() for _ in range(2)]
-    async with asyncio.timeout(60), asyncio.TaskGroup() as workers:
+    async with asyncio.timeout(110), asyncio.TaskGroup() as workers:
         for seed, (each, connection) in enumerate(zip((daemon, other), onlookers, strict=True)):
             workers.create_task(work(each, connection, record, over, random.Random(seed)))
         async with asyncio.TaskGroup() as group:
