@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import urllib.request
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tests.support.daemon import FAST_BACKOFF, Daemons, Running, add, until_no_jobs
+from tests.support.daemon import FAST_BACKOFF, Daemons, Running, add, metric, until_no_jobs
 from tests.support.endpoint import Endpoint, Reply
 from tests.support.ops_app import Answer, OpsApp, done, send, step
 from tests.support.wait import wait_until
@@ -108,7 +107,8 @@ async def test_all_that_was_put_off_comes_at_once_when_a_probe_is_answered(
         await until_put_off(connection, 20, at_least=True)
         failed = len(app.received)
         soon = await connection.fetchval(
-            "select min(run_at) > now() + interval '3 min' from slayq.job where put_off <> ''"
+            "select min(run_at) > now() + interval '3 min' from slayq.job"
+            " where put_off <> '' and state = 'scheduled' and run_at = put_off_until"
         )
         assert soon
         app.handler = lambda _: 200
@@ -241,19 +241,25 @@ async def test_stopping_while_a_circuit_is_open(daemons: Daemons, connection: as
     """It ends at once and holds nothing; the next daemon brings forward what this one has put off."""
     async with Endpoint() as app:
         app.handler = lambda _: 503
-        first = await daemons.start(**sections(app.origin, pause=3600))
+        once = {"backoff": {"base": 600, "factor": 1, "jitter": 0}}
+        first = await daemons.start(**sections(app.origin, pause=3600, **once))
         for number in range(20):
             await add(connection, app.url, data={"n": number})
-        await until_put_off(connection, 10, at_least=True)
+
+        async def all_parked() -> bool:
+            found = await states(connection)
+            return found.keys() == {"put off", "scheduled"} and sum(found.values()) == 20
+
+        await wait_until(all_parked, 20, "all being put off, or failed")
         first.program.send_signal(signal.SIGTERM)
         assert 0 == await first.program.wait()
         assert {"put off", "scheduled"} == (await states(connection)).keys()
         put_off = (await states(connection))["put off"]
         app.handler = lambda _: 200
         before = len(app.received)
-        await daemons.start(**sections(app.origin))
-        await until_no_jobs(connection)
-        assert put_off == sum(callback.retry == 1 for callback in app.received[before:])
+        await daemons.start(**sections(app.origin, **once))
+        await app.wait_for_finished(before + put_off)
+        assert [1] * put_off == [callback.retry for callback in app.received[before:]]
 
 
 async def test_a_daemon_that_is_killed_while_a_circuit_is_open(
@@ -312,14 +318,3 @@ async def test_switched_off_every_delivery_is_tried(daemons: Daemons, connection
         await until_no_jobs(connection)
         assert 50 == len(app.received)
         assert 0 == await metric(running, 'slayq_circuit_transitions_total{to="open"}')
-
-
-async def metric(running: Running, name: str) -> float:
-    """One sample of the daemon's metrics."""
-    text = await asyncio.to_thread(_body, f"{running.url}/metrics")
-    return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(f"{name} "))
-
-
-def _body(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return str(answer.read(), "utf-8")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import urllib.request
 from typing import TYPE_CHECKING
 
-from tests.support.daemon import FAST_BACKOFF, Daemons, add, until_no_jobs
+from tests.support.daemon import FAST_BACKOFF, Daemons, add, metric, until_no_jobs
 from tests.support.endpoint import Endpoint, Received, Reply
 from tests.support.wait import wait_until
 
@@ -181,11 +180,7 @@ async def test_a_queue_nobody_serves_waits_and_is_seen(
     running = await daemons.start()
     await running.program.wait_for_output('"jobs_unserved"')
 
-    def metrics() -> str:
-        with urllib.request.urlopen(f"{running.url}/metrics", timeout=5) as answer:
-            return str(answer.read().decode())
-
-    assert "slayq_jobs_unserved 1.0" in await asyncio.to_thread(metrics)
+    assert 1.0 == await metric(running, "slayq_jobs_unserved")
     assert "ready" == await connection.fetchval("select state from slayq.job")
     assert [] == endpoint.received
 

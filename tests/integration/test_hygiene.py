@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import urllib.request
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import psutil
 
-from tests.support.daemon import FAST_BACKOFF, Daemons, Running, until_no_jobs
+from tests.support.daemon import FAST_BACKOFF, Daemons, Running, metric, until_no_jobs
 from tests.support.endpoint import Reply
 
 if TYPE_CHECKING:
@@ -53,20 +52,13 @@ async def held(running: Running, endpoint: Endpoint, connection: asyncpg.Connect
     sessions = await connection.fetchrow(_SESSIONS)
     assert sessions is not None
     return Held(
-        tasks=(await asyncio.to_thread(scraped, running))["slayq_event_loop_tasks"],
+        tasks=int(await metric(running, "slayq_event_loop_tasks")),
         files=process.num_fds() - len(sockets),
         idle_in_transaction=sessions["idle_in_transaction"],
         unknown_connections=len(sockets) - sum(leading_to.values()) - len(ours),
         to_database=sessions["all"] == leading_to["database"] <= MOST_CONNECTIONS,
         to_endpoint=leading_to["endpoint"] <= AT_ONCE,
     )
-
-
-def scraped(running: Running) -> dict[str, int]:
-    """Its metrics without labels."""
-    with urllib.request.urlopen(f"{running.url}/metrics", timeout=10) as answer:
-        lines = [line.split() for line in answer.read().decode().splitlines() if not line.startswith("#")]
-    return {name: int(float(value)) for name, value in lines if "{" not in name}
 
 
 def clumsy(callback: Received) -> Reply:

@@ -7,14 +7,14 @@ import json
 import signal
 import socket
 import time
-import urllib.request
+from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncpg
 
 from slayq_server.dev.cluster import temporary_cluster
 from tests.conftest import chosen_installation
-from tests.support.daemon import Daemons, Running, add, until_no_jobs
+from tests.support.daemon import Daemons, Running, add, metric, until_no_jobs
 from tests.support.endpoint import Endpoint, Received, Reply
 from tests.support.wait import wait_until
 from tests.support.wire import Wire
@@ -138,7 +138,7 @@ async def test_two_daemons_lose_nothing_when_one_is_killed(
 ) -> None:
     """kill -9 of either of two daemons under load, twice: every job ends; nothing runs twice while a lease holds."""
     connection = await connect()
-    options = {"worker": {"lease": 2, "renew": 0.4}, "queues": {"mail": {"concurrency": 5}}}
+    options = {"worker": {"lease": 5, "renew": 0.4}, "queues": {"mail": {"concurrency": 5}}}
 
     async def slow(_: object) -> int:
         await asyncio.sleep(0)
@@ -182,7 +182,7 @@ async def test_a_frozen_daemon_writes_nothing_stale(daemons: Daemons, endpoint: 
     connection = await connect()
     hold = asyncio.Event()
     endpoint.handler = lambda callback: Reply(200, hold=hold if callback.retry == 1 else None)
-    options = {"worker": {"lease": 1, "renew": 0.2}}
+    options = {"worker": {"lease": 2, "renew": 0.4}}
     frozen = await daemons.start(**options)
     await add(connection, endpoint.url, job_key="k")
     await endpoint.wait_for(1)
@@ -245,10 +245,14 @@ async def test_a_silent_database_does_not_hold_up_the_end(
             grace=0.1,
         )
         await wait_until(lambda: connection.fetchval("select 'mail' = any (wants) from slayq.worker"))
+
+        async def reads(series: str) -> bool:
+            return await metric(running, series) > 0
+
+        await wait_until(partial(reads, "slayq_listener_connected"))
         wire.silence()
         await add(connection, endpoint.url)  # the word comes through, the lease does not
-        await running.program.wait_until_answers(f"{running.url}/metrics")
-        await wait_until(lambda: _wakeups(running) > 0)
+        await wait_until(partial(reads, 'slayq_wakeups_total{source="notify"}'))
         running.program.terminate()
         # Far less than the time limits of statements add up to.
         assert 0 == await running.program.wait(14)
@@ -272,10 +276,3 @@ async def test_a_database_away_for_good_is_no_traceback(
         assert 0 == await running.program.wait(19)
         assert "stopped_without_settling" in running.program.stdout + running.program.stderr
         assert "Traceback" not in running.program.stdout + running.program.stderr
-
-
-def _wakeups(running: Running) -> float:
-    with urllib.request.urlopen(f"{running.url}/metrics", timeout=5) as answer:
-        page = answer.read().decode()
-    (line,) = [line for line in page.splitlines() if line.startswith('slayq_wakeups_total{source="notify"}')]
-    return float(line.rpartition(" ")[2])

@@ -9,31 +9,33 @@ from tests.support.daemon import add, until_no_jobs
 if TYPE_CHECKING:
     import asyncpg
 
-    from tests.support.daemon import Daemons, Running
+    from tests.support.daemon import Daemons
     from tests.support.endpoint import Endpoint, Received
+    from tests.support.process import Program
 
 ATTEMPTS = 3
+QUICK = {"lease": 1, "renew": 0.2}
 
 
 async def test_a_job_that_kills_its_daemon(
     daemons: Daemons, connection: asyncpg.Connection, endpoint: Endpoint
 ) -> None:
     """It ends as a dead letter that says why, and every other job is delivered."""
-    running: list[Running] = []
+    programs: list[Program] = []
 
     def kill(callback: Received) -> int:
         if callback.event == "test/poison":
-            running[-1].program.kill()
+            programs[-1].kill()
         return 200
 
     endpoint.handler = kill
-    running.append(await daemons.start(worker={"lease": 1, "renew": 0.2}))
+    programs.append(daemons.launch(worker=QUICK))
     await add(connection, endpoint.url, event="test/poison", max_attempts=ATTEMPTS)
     for number in range(5):
         await add(connection, endpoint.url, data={"n": number})
     for _ in range(ATTEMPTS):
-        assert -9 == await running[-1].program.wait(30)
-        running.append(await daemons.start(worker={"lease": 1, "renew": 0.2}))
+        assert -9 == await programs[-1].wait(30)
+        programs.append(daemons.launch(worker=QUICK))
     await until_no_jobs(connection, 30)
     dead = await connection.fetch("select event, reason, attempts from slayq.dead_letter")
     assert [("test/poison", "lease-lost", ATTEMPTS)] == [tuple(letter) for letter in dead]

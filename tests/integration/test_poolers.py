@@ -7,9 +7,7 @@ statements of one connection hardly ever meet in one session.
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
-import urllib.request
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,7 +21,7 @@ from slayq_server.db.pool import Pool
 from slayq_server.db.pooler import shares_sessions
 from slayq_server.db.store import Store
 from slayq_server.errors import DatabaseUnavailable
-from tests.support.daemon import Daemons, Running, add, until_no_jobs
+from tests.support.daemon import Daemons, Running, add, metric, metrics, until_no_jobs
 from tests.support.endpoint import Endpoint, Received, Reply
 from tests.support.pgbouncer import Mode, PgBouncer
 from tests.support.process import run_program
@@ -67,23 +65,12 @@ def pooled(
     return Daemons(start_program, pooler.url(database_url), endpoint.origin, tmp_path)
 
 
-async def metric(running: Running, series: str) -> float | None:
-    """The value of one series; None where the daemon does not export it."""
-
-    def scrape() -> str:
-        with urllib.request.urlopen(f"{running.url}/metrics", timeout=5) as answer:
-            return str(answer.read().decode())
-
-    found = re.search(rf"^{re.escape(series)} (\S+)$", await asyncio.to_thread(scrape), re.MULTILINE)
-    return None if found is None else float(found[1])
-
-
 async def listens(running: Running) -> float | None:
     """What the metric says of LISTEN."""
-    return await metric(running, "slayq_listener_connected")
+    return (await metrics(running)).get("slayq_listener_connected")
 
 
-async def words_heard(running: Running) -> float | None:
+async def words_heard(running: Running) -> float:
     """How often a notification has woken the daemon."""
     return await metric(running, 'slayq_wakeups_total{source="notify"}')
 
@@ -202,13 +189,14 @@ class TestTransactionMode:
 
     async def test_the_worker_row(self, pooled: Daemons, connection: asyncpg.Connection) -> None:
         """It is renewed all the time, and stays the same one."""
-        await pooled.start(database=POLL, worker=QUICK_HEART)
+        heart = {"lease": 5, "renew": 0.2}
+        await pooled.start(database=POLL, worker=heart)
         row = "select id, renewed_at from slayq.worker"
         first = await wait_until(lambda: connection.fetchrow(row))
 
         async def renewed() -> bool:
             now = await connection.fetchrow(row)
-            return bool((now["renewed_at"] - first["renewed_at"]).total_seconds() > 2 * QUICK_HEART["lease"])
+            return bool((now["renewed_at"] - first["renewed_at"]).total_seconds() > heart["lease"])
 
         await wait_until(renewed, 20)
         assert [first["id"]] == [each["id"] for each in await connection.fetch(row)]
@@ -245,7 +233,7 @@ class TestTransactionMode:
         self, start_pooler: StartPooler, database_url: str, connection: asyncpg.Connection
     ) -> None:
         """A transaction that is left open ends by the server's own limit, also through a pooler."""
-        pool = Pool(start_pooler("transaction").url(database_url), size=1, pooled=True, timeout=0.5)
+        pool = Pool(start_pooler("transaction").url(database_url), size=1, pooled=True, timeout=2.0)
         await pool.open()
 
         async def freeze() -> None:
@@ -330,7 +318,7 @@ class TestListeningPastThePooler:
             return await listens(running) == 1 and "mail" in await connection.fetchval("select wants from slayq.worker")
 
         await wait_until(wanted)
-        before = await words_heard(running) or 0
+        before = await words_heard(running)
         await add(connection, endpoint.url)
         await endpoint.wait_for(1)
         assert before + 1 == await words_heard(running)
@@ -370,7 +358,7 @@ class TestSessionMode:
             return await listens(running) == 1 and "mail" in await connection.fetchval("select wants from slayq.worker")
 
         await wait_until(wanted)
-        before = await words_heard(running) or 0
+        before = await words_heard(running)
         await add(connection, endpoint.url)
         await endpoint.wait_for(1)
         await until_no_jobs(connection)

@@ -254,6 +254,7 @@ async def test_a_reload_reaches_all_and_a_bad_file_none(
     assert {"1": 4.0, "2": 3.0} == dict(
         zip("12", sorted((await reload(with_limit(daemons, 7), 1.0)).values(), reverse=True), strict=True)
     )
+    await reload("{", 0.0)  # so that what comes next is news
     assert {"1": 1.0, "2": 1.0} == await reload(with_limit(daemons, 2), 1.0)
 
 
@@ -299,7 +300,9 @@ async def test_what_no_restart_mends_ends_the_server(daemons: Daemons, connectio
     assert "end as soon as they have started" in program.stderr
     failed = [line for line in program.events if line["event"] == "process_failed"]
     assert {1, 2} >= {line["process"] for line in failed} != set()
-    assert 2 == sum(line["event"] == "process_started" for line in program.events)
+    started = [line["process"] for line in program.events if line["event"] == "process_started"]
+    assert {1, 2} == set(started)
+    assert len(started) < 6  # one may try again for as long as the other has not failed yet
 
 
 @pytest.fixture

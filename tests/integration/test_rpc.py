@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import urllib.request
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from slayq.protocol import Task
-from tests.support.daemon import Daemons, Running, add, until_no_jobs
+from tests.support.daemon import Daemons, Running, add, metric, until_no_jobs
 from tests.support.endpoint import SECRET, Endpoint, Received, Reply
 from tests.support.rpc import HEADER, Said, call, post, sign
 from tests.support.wait import wait_until
@@ -73,15 +72,6 @@ async def until_wanted(connection: asyncpg.Connection, word: str = "mail") -> No
         )
 
     await wait_until(wanted)
-
-
-async def metric(running: Running, series: str) -> float:
-    def page() -> str:
-        with urllib.request.urlopen(f"{running.url}/metrics", timeout=5) as answer:
-            return str(answer.read().decode())
-
-    (line,) = [line for line in (await asyncio.to_thread(page)).splitlines() if line.startswith(f"{series} ")]
-    return float(line.rpartition(" ")[2])
 
 
 # The tasks
@@ -401,12 +391,18 @@ async def test_a_daemon_without_a_free_slot_has_others_notified(
     idle = await daemons.start(worker=SLOW_HEART, queues=queues)
 
     async def wanted() -> bool:
-        return bool(await connection.fetchval("select 'mail' = any (wants) from slayq.worker order by id desc limit 1"))
+        hears = 1.0 == await metric(idle, "slayq_listener_connected")
+        newest = "select 'mail' = any (wants) from slayq.worker order by id desc limit 1"
+        return hears and bool(await connection.fetchval(newest))
 
     await wait_until(wanted)
     await carried_out(full.url, Task.ADD_WORKER_JOB, job(endpoint, "second"))
     await endpoint.wait_for(2)
-    assert 1.0 == await metric(idle, 'slayq_wakeups_total{source="notify"}')
+
+    async def told() -> bool:
+        return 1.0 == await metric(idle, 'slayq_wakeups_total{source="notify"}')
+
+    await wait_until(told)
     hold.set()
     await until_no_jobs(connection)
 

@@ -242,18 +242,18 @@ async def test_an_app_that_falls_silent_is_left(daemons: Daemons, app: OpsApp, c
                 await asyncio.sleep(0.05)
         if request.event == "alive":
             yield step("a")
-            for _ in range(20):
+            for _ in range(30):
                 yield b"\n"
                 await asyncio.sleep(0.1)
         yield done(sorted(request.steps))
 
     app.script = script
     await app.register(connection, *({"event": event} for event in ("silent", "drip", "alive")))
-    running = await start(daemons, app, **queue(timeout=0.7))
+    running = await start(daemons, app, **queue(timeout=2.5))
     runs = [await send(connection, event) for event in ("silent", "drip", "alive")]
     assert [["a"], ["a"], []] == [await output_of(connection, run) for run in runs]
     lines = [entry["error"] for entry in running.program.events if entry["event"] == "job_undelivered"]
-    assert [f"{app.origin.removeprefix('http://')}: no line came within 0.7 s"] * 2 == lines
+    assert [f"{app.origin.removeprefix('http://')}: no line came within 2.5 s"] * 2 == lines
     assert app.of("silent")[0].abandoned
     assert app.of("drip")[0].abandoned
 

@@ -235,6 +235,8 @@ async def test_two_daemons_deliver_each_minute_tick_once(
 ) -> None:
     """R4, protocol v1 section 5: the tick is delivered as event cron, data {}, job_key cron; once for both daemons."""
     env = {"SLAY_Q_CRON_URL": endpoint.url}
+    minute = "select date_trunc('minute', clock_timestamp())"
+    begun = await connection.fetchval(minute)
     for _ in range(2):
         await daemons.start(env=env, worker={"lease": 3, "renew": 0.2})
     await registered(connection)
@@ -246,7 +248,8 @@ async def test_two_daemons_deliver_each_minute_tick_once(
     for callback in endpoint.received:
         assert callback.signature_valid
         assert expected == {name: value for name, value in callback.body.items() if name != "time"}
-    assert 5 == len(endpoint.received)
+    turned = (await connection.fetchval(minute) - begun) // timedelta(minutes=1)  # a tick of its own each time
+    assert 5 <= len(endpoint.received) <= 5 + turned
 
 
 async def test_minute_ticks_do_not_pile_up(

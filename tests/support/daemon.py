@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +98,24 @@ async def add(connection: asyncpg.Connection, url: str, *, queue: str = "mail", 
         f"select (slayq.add_job($1, $2{places})).id", queue, json.dumps(payload), *options.values()
     )
     return job_id
+
+
+async def metrics(running: Running) -> dict[str, float]:
+    """All that the daemon's metrics say, by series as they are printed: `slayq_wakeups_total{source="timer"}`."""
+
+    def page() -> str:
+        with urllib.request.urlopen(f"{running.url}/metrics", timeout=10) as answer:
+            return str(answer.read(), "utf-8")
+
+    samples = [
+        line.rpartition(" ") for line in (await asyncio.to_thread(page)).splitlines() if not line.startswith("#")
+    ]
+    return {series: float(value) for series, _, value in samples}
+
+
+async def metric(running: Running, series: str) -> float:
+    """One of them, which must be there."""
+    return (await metrics(running))[series]
 
 
 async def until_no_jobs(connection: asyncpg.Connection, timeout: float = 10.0) -> None:

@@ -93,12 +93,12 @@ def app(tmp_path: Path, database_url: str, unused_port: int) -> Iterator[App]:
         yield App(folder, database_url, unused_port, stack)
 
 
-async def start_daemon(daemons: Daemons, app: App, timeout: str = "5m", **more: Any) -> Running:
-    """A daemon with a short lease, for the app's one queue, which has this time-out."""
+async def start_daemon(daemons: Daemons, app: App, timeout: str = "5m", lease: float = 3, **more: Any) -> Running:
+    """A daemon with a lease of so many seconds, for the app's one queue, which has this time-out."""
     return await daemons.start(
         queues={"general": {"concurrency": 20, "backoff": PATIENT, "timeout": timeout}},
         callbacks={"allow": [app.origin, app.url.removesuffix("/slayq")]},
-        worker={"lease": 3, "renew": 1},
+        worker={"lease": lease, "renew": 1},
         **more,
     )
 

@@ -23,7 +23,7 @@ async def test_a_thousand_waits_for_events_sent_before_during_and_after(
     daemons: Daemons, connection: asyncpg.Connection, connect: Connect, app: App
 ) -> None:
     """Every run wakes, none twice, whenever its event comes: with the run, while it goes to wait, when it waits."""
-    await start_daemon(daemons, app)
+    await start_daemon(daemons, app, lease=15)
     await app.start()
     await registered(connection)
     third = RUNS // 3
@@ -87,11 +87,11 @@ async def test_cancelled_where_nothing_listens(daemons: Daemons, connection: asy
 async def test_a_step_takes_longer_than_the_time_out_of_its_queue(
     daemons: Daemons, connection: asyncpg.Connection, app: App
 ) -> None:
-    """The app says often enough that it is alive: the step of three seconds runs once, under a time-out of one."""
-    await start_daemon(daemons, app, timeout="1s")
+    """The app says often enough that it is alive: the step of four seconds runs once, under a time-out of three."""
+    await start_daemon(daemons, app, timeout="3s")
     await app.start()
     await registered(connection)
-    run = await send(connection, "durable/long", 3)
+    run = await send(connection, "durable/long", 4)
     await wait_until(lambda: app.log("finished", run=run), 30, "the run's end")
     await wait_until(lambda: _equals(connection, "select count(*) from slayq.job", 0), 30, "the job being done")
     assert 1 == len(app.log("step", run=run))
