@@ -90,6 +90,7 @@ async def test_refused_while_an_old_server_is_connected(
     await old.add("idle", data={"hang": True})
     server = old_server("mail", "idle")
     await server.wait_for_output("running")
+    await wait_until(lambda: connection.fetchval("select count(*) = 2 from graphile_worker._private_tasks"))
     before = await snapshot(connection)
 
     finished = await cli("migrate")
@@ -123,6 +124,7 @@ async def test_forced_while_an_old_server_is_connected(
     await old.add("idle", data={"hang": True})
     server = old_server("mail", "idle")
     await server.wait_for_output("running")
+    await wait_until(lambda: connection.fetchval("select count(*) = 2 from graphile_worker._private_tasks"))
     await old.add("idle", run_at=LATER)
 
     said = (await cli.ok("migrate", "--force")).stdout
