@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 POLL = 0.01
 """Seconds between two looks at a condition."""
+WAITS = "select wait_event_type = 'Lock' from pg_stat_activity where pid = $1"
+"""SQL: whether that session waits for a lock."""
 
 
 async def wait_until(predicate: Callable[[], Any], timeout: float = 10.0, what: str | None = None) -> Any:

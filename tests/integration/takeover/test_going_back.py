@@ -13,9 +13,9 @@ import pytest
 
 from slayq_server.db.takeover import TakenOver
 from tests.integration.takeover.original import letters, our_jobs
-from tests.integration.takeover.test_moving import CALL, LATER, WAITS, take_over
+from tests.integration.takeover.test_moving import CALL, LATER, take_over
 from tests.support.endpoint import Reply
-from tests.support.wait import wait_until
+from tests.support.wait import WAITS, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import Connect

@@ -16,7 +16,7 @@ from slayq_server.db.migrate import Order, carry_out, ensure, load, migrate
 from slayq_server.db.takeover import TakenOver
 from tests.integration.takeover.original import letters, our_jobs, snapshot
 from tests.support.daemon import FAST_BACKOFF, until_no_jobs
-from tests.support.wait import wait_until
+from tests.support.wait import WAITS, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -326,7 +326,6 @@ async def test_no_job_is_lost_that_is_added_meanwhile(
 
 
 CALL = """select add_worker_job('mail', '{"url": "http://127.0.0.1:9/", "event": "e"}')"""
-WAITS = "select wait_event_type = 'Lock' from pg_stat_activity where pid = $1"
 TAKING_WAITS = "select exists (select from pg_locks where not granted and mode = 'ShareRowExclusiveLock')"
 REPLACED = "select exists (select from pg_proc where proname = 'add_worker_job' and prosrc like '%slayq.\\_%')"
 
@@ -336,11 +335,7 @@ async def test_a_call_that_waited_for_the_take_over_and_commits_late(
 ) -> None:
     """It stood in line behind our lock, so it adds its job to the old table; we wait until its transaction is over."""
     second, taking = await call_behind_the_take_over(connect, connection, migrate(database_url))
-    await wait_until(lambda: connection.fetchval(REPLACED), what="the functions replaced")
-    # All that the take-over does of itself would be over long before this: a call that is made here is.
-    for _ in range(20):
-        await connection.execute(CALL)
-    assert not taking.done()
+    await until_only_the_call_holds_it_up(connection, taking)
     await second.execute("commit")
     await taking
     assert 22 == await connection.fetchval("select count(*) from slayq.job")
@@ -394,6 +389,15 @@ async def call_behind_the_take_over(
     return second, taking
 
 
+async def until_only_the_call_holds_it_up(connection: asyncpg.Connection, taking: asyncio.Future[Any]) -> None:
+    """The functions are replaced, and the take-over is not over: it waits for the call. Adds 20 jobs meanwhile."""
+    await wait_until(lambda: connection.fetchval(REPLACED), what="the functions replaced")
+    # All that the take-over does of itself would be over long before this: a call that is made here is.
+    for _ in range(20):
+        await connection.execute(CALL)
+    assert not taking.done()
+
+
 async def test_a_call_that_had_begun_and_has_touched_nothing_yet(
     connect: Connect, connection: asyncpg.Connection, database_url: str
 ) -> None:
@@ -411,10 +415,7 @@ async def test_a_call_that_had_begun_and_has_touched_nothing_yet(
     calling = asyncio.ensure_future(caller.execute(CALL.replace("'mail'", "public.gate('mail')")))
     await wait_until(lambda: connection.fetchval(WAITS, caller.get_server_pid()), what="the call at the gate")
     taking = asyncio.ensure_future(migrate(database_url))
-    await wait_until(lambda: connection.fetchval(REPLACED), what="the functions replaced")
-    for _ in range(20):
-        await connection.execute(CALL)
-    assert not taking.done()
+    await until_only_the_call_holds_it_up(connection, taking)
     await gate.execute("select pg_advisory_unlock(77)")
     await calling
     await taking

@@ -18,7 +18,7 @@ from slayq_server.model import DeadReason, LeaseRequest
 from tests.sql.races.support import promote, reap
 from tests.sql.runs import PLACED, register, send
 from tests.sql.support import EVENT, QUEUE, add, cancel, later, live, trigger, wait_event
-from tests.support.wait import wait_until
+from tests.support.wait import WAITS, wait_until
 
 if TYPE_CHECKING:
     from slayq_server.model import LeasedJob
@@ -211,7 +211,6 @@ def gated(succeeds: bool) -> Migration:
     return wider(f"{WIDER} select pg_advisory_xact_lock({GATE}); {'' if succeeds else 'select 1 / 0;'}")
 
 
-WAITS = "select wait_event_type = 'Lock' from pg_stat_activity where pid = $1"
 AT_THE_GATE = "select exists (select from pg_stat_activity where $1 = any (pg_blocking_pids(pid)))"
 QUEUED = """
 select count(*) = 1 from pg_locks
